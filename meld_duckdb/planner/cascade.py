@@ -1,0 +1,73 @@
+"""Which tier may settle a row: decided per task and base model by a shipped calibration.
+
+``calibration/tiers.json`` records, for the base models measured, whether tier 2 (the language
+model) adds to tier 0 on training rows. A tier that does not help is not paid for, and the entry
+says why. A base model without an entry is asked about the rows tier 0 is unsure of.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+from meld_duckdb.planner.options import Options
+from meld_duckdb.tasks.base import Answer
+
+UNSURE = (0.1, 0.9)
+"""Tier-0 probabilities between these are escalated to a base model that was not measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What tier 2 is asked.
+
+    Attributes:
+        engine: Whether the language model is asked at all.
+        low: Rows with a tier-0 probability above this ...
+        high: ... and below this are escalated; rows without a tier-0 answer always are.
+        reason: Why the language model is or is not asked.
+    """
+
+    engine: bool
+    low: float
+    high: float
+    reason: str
+
+    def escalates(self, tentative: Answer | None) -> bool:
+        """Tell whether a row with this tier-0 answer goes to the language model."""
+        if not self.engine:
+            return False
+        if tentative is None or tentative.probability is None or tentative.error is not None:
+            return True
+        return self.low < tentative.probability < self.high
+
+
+def choose_policy(task: str, model: str, options: Options) -> Policy:
+    """Choose the policy of one call.
+
+    Args:
+        task: Name of the task.
+        model: Base model as in the settings.
+        options: Options of the call; ``tier`` overrides the calibration.
+    """
+    if options.tier == "t0":
+        return Policy(False, 0.0, 1.0, "option tier is 't0'")
+    if options.tier == "t2":
+        return Policy(True, -1.0, 2.0, "option tier is 't2'")
+    entry = _measured().get(task, {}).get(model)
+    if entry is None:
+        return Policy(True, *UNSURE, f"base model {model!r} was not measured")
+    if not entry["use"]:
+        return Policy(False, 0.0, 1.0, str(entry["reason"]))
+    return Policy(True, float(entry["low"]), float(entry["high"]), str(entry["reason"]))
+
+
+@cache
+def _measured() -> dict[str, dict[str, dict[str, object]]]:
+    path = resources.files("meld_duckdb.calibration") / "tiers.json"
+    if not path.is_file():
+        return {}
+    measured: dict[str, dict[str, dict[str, object]]] = json.loads(path.read_text("utf-8"))
+    return measured

@@ -1,0 +1,291 @@
+"""One answer, step by step: the planner runs `STEPS` over a batch of distinct queries.
+
+    SQL arguments -> queries -> STEPS -> one `Answer` per query
+
+Every step is a function from batch to batch; what a step settles, later steps do not see again.
+Finished answers go to the cache at once, so a killed statement loses at most the part in flight.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from meld_duckdb.engine.backend import Backend
+from meld_duckdb.planner.cache import AnswerCache
+from meld_duckdb.planner.cascade import Policy, choose_policy
+from meld_duckdb.planner.demonstrations import Demonstrator
+from meld_duckdb.planner.options import Options
+from meld_duckdb.planner.scorers import Scorer
+from meld_duckdb.planner.stats import Outcome
+from meld_duckdb.planner.tables import Context, Tables
+from meld_duckdb.records import digest
+from meld_duckdb.retrieval.catalogue import Catalogue
+from meld_duckdb.settings import AnswerSettings
+from meld_duckdb.tasks.base import Answer, Evidence, Query, Task
+
+_LOG = logging.getLogger(__name__)
+
+PART = 512
+"""Queries that go through the steps at once: small enough to lose little when killed."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the steps use. The heavy ones are behind functions that load on first call."""
+
+    settings: AnswerSettings
+    cache: AnswerCache | None
+    catalogue: Catalogue
+    tables: Tables
+    scorers: dict[str, Scorer]
+    demonstrator: Demonstrator
+    backend: Callable[[], Backend]
+    backend_digest: Callable[[], str]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Distinct queries on their way; all tuples are in the order of ``queries``.
+
+    Attributes:
+        contexts: Tables of each query's records.
+        keys: Cache key of each query.
+        answers: Final answers, None while undecided.
+        tentative: Tier-0 answers that a later tier may replace.
+        cached: Positions answered without computing.
+        engine_prompts: Prompts answered by the language model.
+        prompt_tokens: Tokens of these.
+    """
+
+    task: Task
+    options: Options
+    policy: Policy
+    queries: tuple[Query, ...]
+    contexts: tuple[Context, ...]
+    keys: tuple[str, ...] = ()
+    answers: tuple[Answer | None, ...] = ()
+    tentative: tuple[Answer | None, ...] = ()
+    cached: frozenset[int] = frozenset()
+    engine_prompts: int = 0
+    prompt_tokens: int = 0
+
+    @property
+    def open(self) -> list[int]:
+        """Positions still undecided."""
+        return [i for i, answer in enumerate(self.answers) if answer is None]
+
+    def settle(self, found: dict[int, Answer], *, cached: bool = False) -> Batch:
+        """Return the batch with answers filled in."""
+        answers = tuple(found.get(i, answer) for i, answer in enumerate(self.answers))
+        hits = self.cached | found.keys() if cached else self.cached
+        return replace(self, answers=answers, cached=frozenset(hits))
+
+
+Step = Callable[[Batch, Resources], Batch]
+
+
+class Planner:
+    """Answers queries, each distinct one at most once at a time."""
+
+    def __init__(self, resources: Resources) -> None:
+        self._resources = resources
+        self._lock = threading.Lock()
+
+    def answer(
+        self,
+        task: Task,
+        queries: Sequence[Query],
+        options: Options,
+        contexts: Sequence[Context] | None = None,
+    ) -> tuple[list[Answer], Outcome]:
+        """Answer distinct queries of one task.
+
+        Args:
+            task: The task.
+            queries: Distinct queries.
+            options: Options of the call.
+            contexts: Table context of each query; looked up among the indexed tables if None.
+
+        Returns:
+            One answer per query, in order, and how they came about.
+        """
+        policy = choose_policy(task.name, self._resources.settings.model, options)
+        done: list[Batch] = []
+        # One evaluation at a time: a second thread with the same inputs finds them in the cache.
+        with self._lock:
+            for start in range(0, len(queries), PART):
+                part = tuple(queries[start : start + PART])
+                given = contexts[start : start + PART] if contexts is not None else None
+                found = tuple(given if given is not None else self._resources.tables.find(part))
+                batch = Batch(
+                    task,
+                    options,
+                    policy,
+                    part,
+                    found,
+                    answers=(None,) * len(part),
+                    tentative=(None,) * len(part),
+                )
+                done.append(self._run(batch))
+        answers = [_finish(task, options, a) for b in done for a in b.answers if a is not None]
+        return answers, _outcome(done)
+
+    def _run(self, batch: Batch) -> Batch:
+        for step in STEPS:
+            if not (n_open := len(batch.open)):
+                break
+            started = time.perf_counter()
+            batch = step(batch, self._resources)
+            _LOG.debug(
+                "%s %s: %d in, %d decided, %.3f s",
+                batch.task.name,
+                step.__name__,
+                n_open,
+                n_open - len(batch.open),
+                time.perf_counter() - started,
+            )
+        return batch
+
+
+def look_up_labels(batch: Batch, resources: Resources) -> Batch:
+    """Settle queries that were labelled: a learned answer is the answer."""
+    labels = resources.demonstrator.labels(batch.task.name)
+    if not labels:
+        return batch
+    found: dict[int, Answer] = {}
+    for i, query in enumerate(batch.queries):
+        value = labels.get(replace(query, domain=None).digest)
+        if value is None or (query.domain is not None and value not in query.domain):
+            continue
+        positive = batch.task.labels is None or value == batch.task.labels[0]
+        found[i] = Answer(
+            value=value,
+            probability=1.0 if positive else 0.0,
+            tier=0,
+            evidence=(Evidence("label", value, 1.0),),
+        )
+    return batch.settle(found, cached=True)
+
+
+def look_up_cache(batch: Batch, resources: Resources) -> Batch:
+    """Settle queries answered before with the same models, settings, context and labels."""
+    shared = _shared_key(batch, resources)
+    keys = tuple(
+        digest(shared, query.digest, *context)
+        for query, context in zip(batch.queries, batch.contexts, strict=True)
+    )
+    batch = replace(batch, keys=keys)
+    if resources.cache is None:
+        return batch
+    wanted = {keys[i]: i for i in batch.open}
+    found = resources.cache.get(wanted)
+    return batch.settle({wanted[key]: answer for key, answer in found.items()}, cached=True)
+
+
+def _shared_key(batch: Batch, resources: Resources) -> str:
+    """Everything besides the query and its context that can change its answer."""
+    settings = resources.settings
+    return digest(
+        batch.task.name,
+        str(batch.task.version),
+        resources.scorers[batch.task.name].digest,
+        *(str(getattr(settings, name)) for name in AnswerSettings.__slots__),
+        repr(batch.policy),
+        resources.backend_digest() if batch.policy.engine else "",
+        resources.demonstrator.digest(batch.task.name),
+    )
+
+
+def score_features(batch: Batch, resources: Resources) -> Batch:
+    """Tier 0: score by features; settle what the policy does not escalate.
+
+    Answers are settled per context, so that tables are loaded one group at a time.
+    """
+    scorer = resources.scorers[batch.task.name]
+    groups: dict[Context, list[int]] = {}
+    for i in batch.open:
+        groups.setdefault(batch.contexts[i], []).append(i)
+    tentative = list(batch.tentative)
+    for context, positions in groups.items():
+        scored = scorer.score([batch.queries[i] for i in positions], context)
+        for i, answer in zip(positions, scored, strict=True):
+            tentative[i] = resources.demonstrator.add_neighbours(batch.task, batch.queries[i], answer)
+    batch = replace(batch, tentative=tuple(tentative))
+    settled = {
+        i: answer
+        for i in batch.open
+        if (answer := tentative[i]) is not None and not batch.policy.escalates(answer)
+    }
+    return _keep(batch, resources, settled)
+
+
+def ask_engine(batch: Batch, resources: Resources) -> Batch:
+    """Tier 2: ask the language model about what is still open, batch by batch.
+
+    A row the model cannot answer falls back to its tier-0 answer where there is one.
+    """
+    positions = batch.open
+    prompts = [
+        batch.task.prompt(
+            batch.queries[i], resources.demonstrator.demonstrations(batch.task, batch.queries[i])
+        )
+        for i in positions
+    ]
+    n_tokens = 0
+    for finished in resources.backend().complete(prompts):
+        found: dict[int, Answer] = {}
+        for number, completion in finished:
+            i = positions[number]
+            n_tokens += completion.prompt_tokens
+            answer = batch.task.parse(batch.queries[i], completion)
+            fallback = batch.tentative[i]
+            if answer.error is not None and batch.options.tier != "t2" and fallback is not None:
+                answer = fallback if fallback.error is None else answer
+            found[i] = answer
+        batch = _keep(batch, resources, found)
+    return replace(batch, engine_prompts=len(prompts), prompt_tokens=n_tokens)
+
+
+def _keep(batch: Batch, resources: Resources, found: dict[int, Answer]) -> Batch:
+    if resources.cache is not None:
+        resources.cache.put({batch.keys[i]: answer for i, answer in found.items()})
+    return batch.settle(found)
+
+
+STEPS: tuple[Step, ...] = (look_up_labels, look_up_cache, score_features, ask_engine)
+"""The steps of every task, cheapest first."""
+
+
+def _finish(task: Task, options: Options, answer: Answer) -> Answer:
+    """Apply what belongs to the call, not to the cached answer: thresholds."""
+    if answer.error is not None or answer.probability is None:
+        return answer
+    if task.labels is not None:
+        positive = answer.probability >= options.threshold
+        return replace(answer, value=task.labels[0] if positive else task.labels[1])
+    least = options.min_probability
+    if least is not None and answer.probability < least:
+        reason = f"low_confidence: best value has probability {answer.probability:.2f}"
+        return replace(answer, value=None, error=f"{reason}, {least:.2f} wanted")
+    return answer
+
+
+def _outcome(batches: Iterable[Batch]) -> Outcome:
+    cached: list[str] = []
+    evaluated: list[str] = []
+    answers: list[Answer] = []
+    n_prompts = n_tokens = 0
+    for batch in batches:
+        for i, (query, answer) in enumerate(zip(batch.queries, batch.answers, strict=True)):
+            if i in batch.cached:
+                cached.append(query.digest)
+            elif answer is not None:
+                evaluated.append(query.digest)
+                answers.append(answer)
+        n_prompts += batch.engine_prompts
+        n_tokens += batch.prompt_tokens
+    return Outcome(cached, evaluated, answers, n_prompts, n_tokens)

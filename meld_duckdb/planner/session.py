@@ -1,0 +1,249 @@
+"""What a process holds open: workspace, models and planner, each loaded when first needed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from meld_duckdb import models
+from meld_duckdb.engine.backend import Backend
+from meld_duckdb.engine.transformers import TransformersBackend
+from meld_duckdb.errors import ConfigError, InputError
+from meld_duckdb.planner.cache import AnswerCache
+from meld_duckdb.planner.demonstrations import Demonstrator, query_text
+from meld_duckdb.planner.options import Options
+from meld_duckdb.planner.plan import Planner, Resources
+from meld_duckdb.planner.scorers import make_scorers
+from meld_duckdb.planner.stats import Outcome
+from meld_duckdb.planner.tables import Context, TableRows, Tables
+from meld_duckdb.records import TEXT_FIELD, Record, plain_text
+from meld_duckdb.retrieval.blocking import METHODS, Candidates, find_candidates
+from meld_duckdb.retrieval.catalogue import Catalogue, table_digest
+from meld_duckdb.retrieval.encoder import Encoder
+from meld_duckdb.retrieval.store import Label, Store
+from meld_duckdb.settings import Settings
+from meld_duckdb.tasks import TASKS
+from meld_duckdb.tasks.base import Answer, Query
+from meld_duckdb.tasks.serialise import embedding_text
+from meld_duckdb.workspace import open_workspace
+
+Notice = Callable[[str], None]
+
+_CHUNK = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Indexed:
+    """Result of `Session.index`."""
+
+    name: str
+    n_entries: int
+    n_embedded: int
+    digest: str
+    seconds: float
+
+
+class Session:
+    """Everything behind a `LocalService`.
+
+    Args:
+        settings: Resolved settings.
+        notice: Called with one line when something slow begins.
+    """
+
+    def __init__(self, settings: Settings, notice: Notice) -> None:
+        self.settings = settings
+        self._notice = notice
+        self._lock = threading.RLock()
+        self._workspace = open_workspace(settings.workspace)
+        self.catalogue = Catalogue(self._workspace.catalogue_path)
+        self.tables = Tables(self.catalogue, self._load_table)
+        self.demonstrator = Demonstrator(
+            settings.answer, self.catalogue, lambda: self.store, lambda: self.encoder
+        )
+        self.planner = Planner(
+            Resources(
+                settings=settings.answer,
+                cache=AnswerCache(self._workspace.cache_path) if settings.cache else None,
+                catalogue=self.catalogue,
+                tables=self.tables,
+                scorers=make_scorers(
+                    self.tables, lambda texts: self.encoder.encode(texts), settings.answer
+                ),
+                demonstrator=self.demonstrator,
+                backend=lambda: self.backend,
+                backend_digest=lambda: self.model_digest,
+            )
+        )
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The embedding model, loaded on first use."""
+        with self._lock:
+            path = models.locate(self.settings.answer.encoder, self.settings.model_dir, "encoder")
+            self._notice(f"loading the encoder {self.settings.answer.encoder} (once a process)")
+            return Encoder(path, device=self.settings.device)
+
+    @cached_property
+    def backend(self) -> Backend:
+        """The engine that runs the language model, loaded on first use."""
+        with self._lock:
+            settings = self.settings
+            path = self._model_path
+            self._notice(f"loading the model {settings.answer.model} (once a process)")
+            return TransformersBackend(
+                path,
+                device=settings.device,
+                batch_size=settings.engine_batch,
+                max_prompt_tokens=settings.answer.max_prompt_tokens,
+            )
+
+    @cached_property
+    def model_digest(self) -> str:
+        """Digest of the base model's files, known without loading it."""
+        return models.model_digest(self._model_path)
+
+    @cached_property
+    def _model_path(self) -> models.Path:
+        answer = self.settings.answer
+        return models.locate(answer.model, self.settings.model_dir, "language model")
+
+    @cached_property
+    def store(self) -> Store:
+        """The LanceDB store, opened on first use."""
+        with self._lock:
+            return Store(self._workspace.lance_path, self.encoder.dimension)
+
+    def embed(self, records: Sequence[Record]) -> np.ndarray:
+        """Embed records: float32 [n, d], L2-normalised, in order."""
+        limit = self.settings.answer.max_record_chars
+        vectors: np.ndarray = self.encoder.encode([embedding_text(r, limit) for r in records])
+        return vectors
+
+    def embed_texts(self, records: Sequence[Record]) -> np.ndarray:
+        """Embed records, a bare text as it is: float32 [n, d], L2-normalised, in order."""
+        limit = self.settings.answer.max_record_chars
+        texts = [
+            plain_text(r.text, limit) if list(r.fields) == [TEXT_FIELD] else embedding_text(r, limit)
+            for r in records
+        ]
+        vectors: np.ndarray = self.encoder.encode(texts)
+        return vectors
+
+    def index(self, name: str, records: Sequence[Record], *, embed: bool) -> Indexed:
+        """Index a table: its rows become context, candidates and neighbours of later queries.
+
+        A table already indexed with the same content is not touched; rows embedded before, in any
+        table, are not embedded again; a killed run continues where it stopped.
+        """
+        started = time.perf_counter()
+        content = table_digest(records)
+        known = any(t.digest == content for t in self.catalogue.tables())
+        n_embedded = 0
+        if not known or embed:
+            n_embedded = self._write_entries(name, content, records, embed=embed)
+        self.catalogue.add_table(name, content, records)
+        seconds = time.perf_counter() - started
+        return Indexed(name, len(records), n_embedded, content, seconds)
+
+    def _write_entries(
+        self, name: str, content: str, records: Sequence[Record], *, embed: bool
+    ) -> int:
+        known = self.store.entry_vectors(records) if embed else {}
+        missing = sum(r.digest not in known for r in records) if embed else 0
+        if missing > _CHUNK:
+            self._notice(f"embedding {missing} rows of {name}, about {missing // 100 + 1} s")
+        for start in range(0, len(records), _CHUNK):
+            chunk = records[start : start + _CHUNK]
+            vectors = None
+            if embed:
+                new = list({r.digest: r for r in chunk if r.digest not in known}.values())
+                if new:
+                    known.update(zip((r.digest for r in new), self.embed(new), strict=True))
+                vectors = np.stack([known[r.digest] for r in chunk])
+            self.store.add_entries(content, start, chunk, vectors)
+        return missing
+
+    def block(
+        self, left: Sequence[Record], right: Sequence[Record], k: int, method: str
+    ) -> Candidates:
+        """Find the ``k`` best right records of every left record; see `retrieval.blocking`."""
+        if method not in METHODS:
+            raise ConfigError(
+                f"option 'method' is {method!r}, expected one of {', '.join(METHODS)}"
+            )
+        if k < 1:
+            raise ConfigError(f"option 'k' is {k}, expected a whole number from 1 on")
+        n_pairs = len(left) * min(k, len(right))
+        if n_pairs > self.settings.max_pairs:
+            raise InputError(
+                f"{len(left)} x {k} candidate pairs are more than max_pairs = "
+                f"{self.settings.max_pairs}",
+                hint="lower k, block smaller parts of the tables, or raise the setting max_pairs",
+            )
+        vectors = None
+        if method != "lexical":
+            vectors = (self.embed(left), self.embed(right))
+        return find_candidates(
+            left,
+            right,
+            k,
+            vectors=vectors,
+            lexical=method != "dense",
+            same=table_digest(left) == table_digest(right),
+        )
+
+    def join(
+        self,
+        left: Sequence[Record],
+        right: Sequence[Record],
+        candidates: Candidates,
+        options: Options,
+    ) -> tuple[list[Answer], Outcome]:
+        """Match candidate pairs, with both tables as context.
+
+        Returns:
+            One answer per candidate pair, in order, and how they came about.
+        """
+        digests = (table_digest(left), table_digest(right))
+        lent = dict(zip(digests, (TableRows(left, None), TableRows(right, None)), strict=True))
+        queries: list[Query] = []
+        contexts: dict[str, Context] = {}
+        for i, j in zip(candidates.left, candidates.right, strict=True):
+            sides = sorted(((left[i], digests[0]), (right[j], digests[1])), key=_record_digest)
+            query = Query(tuple(record for record, _ in sides))
+            queries.append(query)
+            contexts[query.digest] = tuple(table for _, table in sides)
+        distinct = {query.digest: query for query in queries}
+        with self.tables.lend(lent):
+            answers, outcome = self.planner.answer(
+                TASKS["match"], list(distinct.values()), options, [contexts[d] for d in distinct]
+            )
+        found = dict(zip(distinct, answers, strict=True))
+        return [found[query.digest] for query in queries], outcome
+
+    def learn(self, task: str, labelled: Sequence[tuple[Query, str]]) -> None:
+        """Store labels; the next query of the task uses them."""
+        distinct = {replace(q, domain=None): answer for q, answer in labelled}
+        texts = [query_text(q, self.settings.answer.max_record_chars) for q in distinct]
+        vectors = self.encoder.encode(texts)
+        self.store.add_labels(
+            [
+                Label(task, query, answer, vector)
+                for (query, answer), vector in zip(distinct.items(), vectors, strict=True)
+            ]
+        )
+        self.catalogue.set_labels(task, {q.digest: answer for q, answer in distinct.items()})
+
+    def _load_table(self, digest: str) -> TableRows:
+        records, vectors = self.store.entries(digest)
+        return TableRows(records, vectors)
+
+
+def _record_digest(side: tuple[Record, str]) -> str:
+    return side[0].digest

@@ -1,0 +1,114 @@
+"""Table context at query time: which indexed table a record stands in, and that table in memory.
+
+A table is loaded from LanceDB when the first query needs its context, and kept (least recently
+used first out). Table functions lend their tables for the time of a call instead of indexing them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from meld_duckdb.features.columns import TableProfile
+from meld_duckdb.features.context import PairTables, TableIndex
+from meld_duckdb.records import Record
+from meld_duckdb.retrieval.catalogue import Catalogue
+from meld_duckdb.tasks.base import Query
+
+Context = tuple[str, ...]
+"""Table digests of a query's records, in the order of the records; empty for no context."""
+
+_KEPT = 8
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class TableRows:
+    """The rows of a table in order, with their vectors [n, d] where it was embedded."""
+
+    records: Sequence[Record]
+    vectors: np.ndarray | None
+
+
+class Tables:
+    """Looks up contexts and keeps the tables they name. Safe for threads."""
+
+    def __init__(self, catalogue: Catalogue, load: Callable[[str], TableRows]) -> None:
+        self._catalogue = catalogue
+        self._load = load
+        self._lock = threading.RLock()
+        self._lent: dict[str, TableRows] = {}
+        self._indexes: OrderedDict[str, TableIndex] = OrderedDict()
+        self._pairs: OrderedDict[str, PairTables] = OrderedDict()
+        self._profiles: OrderedDict[str, TableProfile] = OrderedDict()
+
+    def find(self, queries: Sequence[Query]) -> list[Context]:
+        """Find the context of each query.
+
+        Records of a pair prefer two different tables over one table twice, then the table indexed
+        last; a pair of which one record is in no indexed table has no context.
+        """
+        homes = self._catalogue.memberships(r for q in queries for r in q.records)
+        return [_choose([homes.get(r.digest, ()) for r in q.records]) for q in queries]
+
+    @contextmanager
+    def lend(self, tables: dict[str, TableRows]) -> Iterator[None]:
+        """Make tables known by digest for the time of a ``with`` block."""
+        with self._lock:
+            self._lent.update(tables)
+        try:
+            yield
+        finally:
+            with self._lock:
+                for digest in tables:
+                    self._lent.pop(digest, None)
+
+    def index(self, digest: str) -> TableIndex:
+        """The table with a digest, ready for look-ups by record."""
+        with self._lock:
+            return _keep(self._indexes, digest, lambda: self._build(digest))
+
+    def pair(self, left: str, right: str) -> PairTables:
+        """Two tables with a digest each, ready for context features of pairs."""
+        with self._lock:
+            return _keep(
+                self._pairs,
+                f"{left}/{right}",
+                lambda: PairTables(self.index(left), self.index(right)),
+            )
+
+    def profile(self, digest: str) -> TableProfile:
+        """The column statistics of the table with a digest."""
+        with self._lock:
+            return _keep(
+                self._profiles, digest, lambda: TableProfile(self.index(digest).records)
+            )
+
+    def _build(self, digest: str) -> TableIndex:
+        rows = self._lent.get(digest) or self._load(digest)
+        return TableIndex(rows.records, rows.vectors)
+
+
+def _choose(homes: list[tuple[str, ...]]) -> Context:
+    if not all(homes):
+        return ()
+    if len(homes) == 1:
+        return (homes[0][0],)
+    left, right = homes
+    different = ((a, b) for a in left for b in right if a != b)
+    return next(different, (left[0], right[0]))
+
+
+def _keep(kept: OrderedDict[str, _T], key: str, build: Callable[[], _T]) -> _T:
+    if key not in kept:
+        kept[key] = build()
+        while len(kept) > _KEPT:
+            kept.popitem(last=False)
+    kept.move_to_end(key)
+    return kept[key]

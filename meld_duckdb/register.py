@@ -1,0 +1,202 @@
+"""Bind the SQL functions to a DuckDB database: fast, idempotent, importing nothing heavy.
+
+Functions live in ``system.main`` and are seen by every connection to the same database in this
+process. Macros live in an attached in-memory catalogue ``meld``. Nothing is written to the user's
+file.
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import threading
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+
+from meld_duckdb.errors import ConfigError, MeldError
+from meld_duckdb.settings import Settings, resolve
+from meld_duckdb.udfs import SqlFunction
+
+if TYPE_CHECKING:
+    from meld_duckdb.handlers import Handlers
+
+CATALOGUE = "meld"
+FAMILIES = ("match", "impute", "detect_error", "schema_match", "retrieval", "admin")
+_IDENTITY = "registration"
+
+# DuckDB keeps no reference to the callables of a cursor that died, and crashes when it calls one
+# (duckdb-python#530): every registration is kept for the life of the process.
+_REGISTRATIONS: dict[str, Registration] = {}
+_NUMBERS = itertools.count(1)
+_LOCK = threading.Lock()
+
+
+def register(
+    connection: duckdb.DuckDBPyConnection, **settings: object
+) -> duckdb.DuckDBPyConnection:
+    """Make the ``meld_*`` functions and the ``meld`` catalogue available on a connection.
+
+    Calling it again, also on a cursor or another connection to the same database, does nothing
+    unless the settings differ; then later calls use the new settings.
+
+    Args:
+        connection: Any DuckDB connection.
+        **settings: Settings by name (see `meld_duckdb.Settings`), over ``MELD_*`` variables and
+            ``meld.toml``.
+
+    Returns:
+        The same connection.
+
+    Raises:
+        ConfigError: A setting is unknown or has a bad value, or the user's own database already
+            goes by the name ``meld``.
+    """
+    resolved, _ = resolve(settings)
+    with _LOCK:
+        present = _present(connection)
+        if present is not None:
+            present.use(resolved, settings)
+            return connection
+        registration = Registration(f"{next(_NUMBERS)}", resolved, settings)
+        _attach(connection)
+        for function in load_functions():
+            _create(connection, function.name, registration.callable(function), function)
+        _create_macros(connection)
+        connection.execute(f"CREATE MACRO {CATALOGUE}.{_IDENTITY}() AS '{registration.name}'")
+        _REGISTRATIONS[registration.name] = registration
+    return connection
+
+
+def connect(database: str | Path = ":memory:", **settings: object) -> duckdb.DuckDBPyConnection:
+    """Open a DuckDB database with all functions registered.
+
+    Args:
+        database: File or ``":memory:"``.
+        **settings: See `register`.
+    """
+    return register(duckdb.connect(str(database)), **settings)
+
+
+def load_functions() -> list[SqlFunction]:
+    """All SQL functions of all families, in a fixed order."""
+    functions: list[SqlFunction] = []
+    for family in FAMILIES:
+        functions.extend(importlib.import_module(f"meld_duckdb.udfs.{family}").FUNCTIONS)
+    return functions
+
+
+def begin_statement(connection: duckdb.DuckDBPyConnection) -> None:
+    """Tell that a new statement begins, so that ``meld.stats()`` counts it on lines of its own."""
+    present = _present(connection)
+    if present is not None:
+        present.begin_statement()
+
+
+class Registration:
+    """The functions of one database; its handlers are made at the first call.
+
+    Args:
+        name: Identity of the registration in this process.
+        settings: Resolved settings.
+        overrides: What the caller gave, to tell where settings came from.
+    """
+
+    def __init__(self, name: str, settings: Settings, overrides: dict[str, object]) -> None:
+        self.name = name
+        self._settings = settings
+        self._overrides = overrides
+        self._lock = threading.Lock()
+        self._handlers: Handlers | None = None
+
+    def use(self, settings: Settings, overrides: dict[str, object]) -> None:
+        """Switch to other settings; the models of the old ones are let go."""
+        with self._lock:
+            if settings != self._settings:
+                self._settings = settings
+                self._overrides = overrides
+                self._handlers = None
+
+    def begin_statement(self) -> None:
+        """Start new lines in the statistics, if anything was counted yet."""
+        with self._lock:
+            if self._handlers is not None:
+                self._handlers.service.stats.begin_statement()
+
+    def callable(self, function: SqlFunction) -> Callable[..., Any]:
+        """The Python callable behind one SQL function."""
+
+        # DuckDB reads the signature and evaluates its annotations: no names of lazy imports here.
+        def call(*columns: Any) -> Any:
+            return getattr(self._current_handlers(), function.handler)(function, columns)
+
+        def call_without_arguments() -> Any:
+            return call()
+
+        return call if function.arguments else call_without_arguments
+
+    def _current_handlers(self) -> Handlers:
+        with self._lock:
+            if self._handlers is None:
+                from meld_duckdb import __version__
+                from meld_duckdb.handlers import Handlers
+                from meld_duckdb.service import LocalService
+
+                _, origins = resolve(self._overrides)
+                self._handlers = Handlers(
+                    LocalService(self._settings), origins, load_functions(), __version__
+                )
+            return self._handlers
+
+
+def _present(connection: duckdb.DuckDBPyConnection) -> Registration | None:
+    found = connection.execute(
+        "SELECT count(*) FROM duckdb_functions() WHERE database_name = ? AND function_name = ?",
+        [CATALOGUE, _IDENTITY],
+    ).fetchone()
+    if not found or not found[0]:
+        return None
+    row = connection.execute(f"SELECT {CATALOGUE}.{_IDENTITY}()").fetchone()
+    return _REGISTRATIONS.get(row[0]) if row else None
+
+
+def _create(
+    connection: duckdb.DuckDBPyConnection,
+    name: str,
+    call: Callable[..., Any],
+    function: SqlFunction,
+) -> None:
+    connection.create_function(
+        name,
+        call,
+        None if function.arguments else [],  # type: ignore[arg-type]
+        function.returns,  # type: ignore[arg-type]
+        type="arrow",  # type: ignore[arg-type]
+        null_handling="special",  # type: ignore[arg-type]
+        side_effects=function.volatile,
+    )
+
+
+def _attach(connection: duckdb.DuckDBPyConnection) -> None:
+    rows = connection.execute(
+        "SELECT path FROM duckdb_databases() WHERE database_name = ?", [CATALOGUE]
+    ).fetchall()
+    if rows and rows[0][0]:
+        raise ConfigError(
+            f"a database called {CATALOGUE!r} is already attached from {rows[0][0]}",
+            hint=f"attach it under another name: ATTACH '{rows[0][0]}' AS my_data",
+        )
+    if not rows:
+        connection.execute(f"ATTACH ':memory:' AS {CATALOGUE} (READ_WRITE)")
+
+
+def _create_macros(connection: duckdb.DuckDBPyConnection) -> None:
+    folder = resources.files("meld_duckdb.sql")
+    for family in FAMILIES:
+        try:
+            connection.execute((folder / f"{family}.sql").read_text("utf-8"))
+        except duckdb.Error as error:
+            raise MeldError(f"the macros of {family} cannot be created: {error}") from error

@@ -1,0 +1,194 @@
+"""The service behind the SQL functions: Arrow columns in, one Arrow column out.
+
+`LocalService` answers in this process and loads everything lazily: making one costs nothing, the
+first call that needs a model says so in one line.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from meld_duckdb.arrow import detail_array, distinct_rows
+from meld_duckdb.errors import InputError
+from meld_duckdb.planner.options import Options, parse_options
+from meld_duckdb.planner.questions import N_ARGUMENTS, build_query
+from meld_duckdb.planner.session import Session
+from meld_duckdb.planner.stats import Outcome, Stats
+from meld_duckdb.records import Record, digest
+from meld_duckdb.retrieval.blocking import Candidates
+from meld_duckdb.settings import Settings
+from meld_duckdb.tasks import TASKS
+from meld_duckdb.tasks.base import Answer, Query, RowError
+
+_LOG = logging.getLogger(__name__)
+
+
+class Service(Protocol):
+    """Answers task functions; one contract for every implementation."""
+
+    @property
+    def stats(self) -> Stats: ...
+
+    def answer(self, function: str, task: str, arguments: Sequence[pa.Array]) -> pa.StructArray:
+        """Answer all rows of one call.
+
+        Args:
+            function: SQL name, for counters and messages.
+            task: Name of the task.
+            arguments: The two data columns, then the options column if there is one; equally long.
+
+        Returns:
+            `arrow.DETAIL_TYPE`, one per row, in order; NULL where a data argument is NULL.
+
+        Raises:
+            InputError, ConfigError: The call as a whole cannot be answered.
+            EngineError: The engine is broken.
+        """
+        ...
+
+
+class LocalService:
+    """A service in this process. Safe for threads."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.stats = Stats()
+        self._lock = threading.Lock()
+        self._session: Session | None = None
+
+    @property
+    def session(self) -> Session:
+        """Workspace, models and planner, opened on first use."""
+        with self._lock:
+            if self._session is None:
+                self._session = Session(self.settings, self.notice)
+            return self._session
+
+    def notice(self, text: str) -> None:
+        """Say one line on standard error, unless progress is switched off."""
+        _LOG.info("%s", text)
+        if self.settings.progress:
+            sys.stderr.write(f"meld: {text}\n")
+
+    def answer(self, function: str, task: str, arguments: Sequence[pa.Array]) -> pa.StructArray:
+        """Answer all rows of one call; see `Service.answer`."""
+        if len(arguments) not in {N_ARGUMENTS, N_ARGUMENTS + 1}:
+            raise InputError(
+                f"{function} got {len(arguments)} arguments, expected {N_ARGUMENTS} and, "
+                "optionally, options",
+                hint="see FROM meld.help()",
+            )
+        started = time.perf_counter()
+        distinct = distinct_rows(arguments)
+        answers: list[Answer | None] = [None] * len(distinct.rows)
+        outcome = Outcome()
+        for options, positions in self._by_options(task, distinct.rows):
+            asked, outcome_part = self._answer_part(task, distinct.rows, positions, options)
+            for i, answer in asked.items():
+                answers[i] = answer
+                if answer.error is not None and options.on_error == "fail":
+                    raise InputError(
+                        f"{function} cannot answer a row: {answer.error}; the row is "
+                        f"{_shorten(distinct.rows[i][:N_ARGUMENTS])}",
+                        hint="option on_error => 'null' answers NULL for such rows",
+                    )
+            outcome = _merge(outcome, outcome_part)
+        self.stats.count(function, len(distinct.inverse), outcome, time.perf_counter() - started)
+        self._count_failures(function, answers, distinct.inverse)
+        return detail_array(answers, distinct.inverse)
+
+    def join(
+        self,
+        left: Sequence[Record],
+        right: Sequence[Record],
+        k: int,
+        method: str,
+        options: Options,
+    ) -> tuple[Candidates, list[Answer]]:
+        """Block two tables and match the candidate pairs; one answer per candidate, in order."""
+        started = time.perf_counter()
+        found = self.session.block(left, right, k, method)
+        answers, outcome = self.session.join(left, right, found, options)
+        self.stats.count("meld.join", len(answers), outcome, time.perf_counter() - started)
+        self._count_failures("meld.join", answers, np.arange(len(answers)))
+        return found, answers
+
+    def _by_options(
+        self, task: str, rows: Sequence[tuple[object, ...]]
+    ) -> list[tuple[Options, list[int]]]:
+        groups: dict[str, tuple[Options, list[int]]] = {}
+        for i, row in enumerate(rows):
+            given = row[N_ARGUMENTS] if len(row) > N_ARGUMENTS else None
+            key = repr(given)
+            if key not in groups:
+                options = parse_options(task, given, on_error=self.settings.on_error)
+                groups[key] = (options, [])
+            groups[key][1].append(i)
+        return list(groups.values())
+
+    def _answer_part(
+        self,
+        task: str,
+        rows: Sequence[tuple[object, ...]],
+        positions: Sequence[int],
+        options: Options,
+    ) -> tuple[dict[int, Answer], Outcome]:
+        """Answer the rows at some positions; equal questions are asked once."""
+        found: dict[int, Answer] = {}
+        queries: dict[str, Query] = {}
+        wanted: dict[int, str] = {}
+        for i in positions:
+            query = build_query(task, rows[i][:N_ARGUMENTS], options)
+            if isinstance(query, RowError):
+                found[i] = Answer(error=str(query))
+            elif query is not None:
+                wanted[i] = query.digest
+                queries[wanted[i]] = query
+        if not queries:
+            return found, Outcome()
+        answers, outcome = self.session.planner.answer(
+            TASKS[task], list(queries.values()), options
+        )
+        by_digest = dict(zip(queries, answers, strict=True))
+        found.update((i, by_digest[d]) for i, d in wanted.items())
+        return found, outcome
+
+    def _count_failures(
+        self, function: str, answers: Sequence[Answer | None], inverse: np.ndarray
+    ) -> None:
+        failed = {i: a.error for i, a in enumerate(answers) if a is not None and a.error}
+        if not failed:
+            return
+        counts = np.bincount(inverse, minlength=len(answers))
+        failures = [
+            (digest(function, str(i)), error) for i, error in failed.items() for _ in range(counts[i])
+        ]
+        if self.stats.count_failures(function, failures):
+            first = next(iter(failed.values()))
+            self.notice(
+                f"{function}: some rows have no answer, the first because {first}; "
+                "see FROM meld.errors()"
+            )
+
+
+def _merge(first: Outcome, second: Outcome) -> Outcome:
+    return Outcome(
+        [*first.cached, *second.cached],
+        [*first.evaluated, *second.evaluated],
+        [*first.answers, *second.answers],
+        first.engine_prompts + second.engine_prompts,
+        first.prompt_tokens + second.prompt_tokens,
+    )
+
+
+def _shorten(row: tuple[object, ...], limit: int = 200) -> str:
+    text = ", ".join(str(value) for value in row)
+    return text if len(text) <= limit else text[:limit] + "…"

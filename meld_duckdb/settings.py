@@ -1,0 +1,194 @@
+"""Settings, resolved once: argument > ``MELD_*`` environment > ``meld.toml`` > default.
+
+This is the only module that reads the environment.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from meld_duckdb.errors import ConfigError, unknown_name
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+DEFAULT_ENCODER = "all-minilm-l6-v2"
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerSettings:
+    """Settings that can change an answer. Every field is part of the cache key.
+
+    Attributes:
+        model: Base language model: a name of ``meld models list``, a local path or an HF name.
+        encoder: Embedding model, named likewise.
+        demonstrations: Most labelled examples shown in a prompt (|D| of the paper, default 8).
+        max_record_chars: Text of a record beyond this many characters is not shown to a model
+            nor compared; the digest still covers all of it.
+        max_prompt_tokens: A prompt is cut to this many tokens: demonstrations go first.
+    """
+
+    model: str = DEFAULT_MODEL
+    encoder: str = DEFAULT_ENCODER
+    demonstrations: int = 8
+    max_record_chars: int = 2_000
+    max_prompt_tokens: int = 1_536
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything the query path needs to know.
+
+    Attributes:
+        workspace: Directory of index, labels, cache and experts; made on first write.
+        model_dir: Where downloaded models are kept, shared by all workspaces.
+        backend: ``"transformers"``; others follow.
+        device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        engine_batch: Prompts a language model evaluates at once.
+        on_error: ``"null"`` or ``"fail"``, for calls that do not say.
+        cache: Whether answers are read from and written to the cache.
+        progress: Whether notices and progress go to standard error.
+        max_pairs: Table functions refuse to compare more pairs than this.
+        log_data: Whether DEBUG logs may hold row contents and prompts.
+        answer: The settings that can change an answer.
+    """
+
+    workspace: Path = Path(".meld")
+    model_dir: Path = field(default_factory=lambda: default_model_dir())
+    backend: str = "transformers"
+    device: str = "auto"
+    engine_batch: int = 16
+    on_error: str = "null"
+    cache: bool = True
+    progress: bool = True
+    max_pairs: int = 5_000_000
+    log_data: bool = False
+    answer: AnswerSettings = AnswerSettings()
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where one setting came from: ``key`` as in ``meld.toml``, its value, and the source."""
+
+    key: str
+    value: object
+    source: str
+
+
+def default_model_dir() -> Path:
+    """``MELD_MODEL_DIR``, else ``meld-duckdb/models`` below the XDG cache directory."""
+    given = os.environ.get("MELD_MODEL_DIR")
+    if given:
+        return Path(given)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "meld-duckdb" / "models"
+
+
+def resolve(
+    overrides: Mapping[str, object] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> tuple[Settings, list[Origin]]:
+    """Resolve all settings and tell where each came from.
+
+    Args:
+        overrides: Flat keys, for example ``{"workspace": "w", "model": "..."}``.
+        environ: The environment; the process's own by default.
+
+    Raises:
+        ConfigError: A key is unknown (the closest one is named) or a value has the wrong type.
+    """
+    environ = os.environ if environ is None else environ
+    layers: list[tuple[str, dict[str, object]]] = [("default", {})]
+    given = {k: v for k, v in (overrides or {}).items() if v is not None}
+    from_env = {
+        key: environ[name] for key in _FIELDS if (name := f"MELD_{key.upper()}") in environ
+    }
+    workspace = Path(str(given.get("workspace", from_env.get("workspace", Settings.workspace))))
+    toml_path = workspace / "meld.toml"
+    layers.append((str(toml_path), _read_toml(toml_path)))
+    layers.extend((f"MELD_{key.upper()}", {key: value}) for key, value in from_env.items())
+    layers.append(("argument", given))
+
+    values: dict[str, object] = {}
+    sources: dict[str, str] = {}
+    for source, layer in layers:
+        for key, value in layer.items():
+            if key not in _FIELDS:
+                what, hint = unknown_name("setting", key, _FIELDS)
+                raise ConfigError(f"{what} in {source}", hint=hint)
+            values[key] = _coerce(key, value, source)
+            sources[key] = source
+    answer = AnswerSettings(**{k: v for k, v in values.items() if k in _ANSWER_FIELDS})  # type: ignore[arg-type]
+    outer = {k: v for k, v in values.items() if k not in _ANSWER_FIELDS}
+    settings = Settings(**outer, answer=answer)  # type: ignore[arg-type]
+    origins = [
+        Origin(
+            key,
+            getattr(settings.answer if key in _ANSWER_FIELDS else settings, key),
+            sources.get(key, "default"),
+        )
+        for key in _FIELDS
+    ]
+    return settings, origins
+
+
+_ANSWER_FIELDS: dict[str, type] = {
+    f.name: type(f.default) for f in dataclasses.fields(AnswerSettings)
+}
+_FIELDS: dict[str, type] = {
+    "workspace": Path,
+    "model_dir": Path,
+    "backend": str,
+    "device": str,
+    "engine_batch": int,
+    "on_error": str,
+    "cache": bool,
+    "progress": bool,
+    "max_pairs": int,
+    "log_data": bool,
+    **_ANSWER_FIELDS,
+}
+_CHOICES = {
+    "backend": ("transformers",),
+    "device": ("auto", "cpu", "cuda"),
+    "on_error": ("null", "fail"),
+}
+
+
+def _read_toml(path: Path) -> dict[str, object]:
+    if not path.is_file():
+        return {}
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+
+
+def _coerce(key: str, value: object, source: str) -> object:
+    wanted = _FIELDS[key]
+    result: object = None
+    if wanted is Path and isinstance(value, str | Path):
+        result = Path(value)
+    elif wanted is bool:
+        word = str(value).lower()
+        if word in {"true", "1", "yes", "on", "false", "0", "no", "off"}:
+            result = word in {"true", "1", "yes", "on"}
+    elif wanted is int and not isinstance(value, bool):
+        text = str(value)
+        if text.isdigit() and int(text) > 0 or (key == "demonstrations" and text == "0"):
+            result = int(text)
+    elif wanted is str and isinstance(value, str) and value:
+        result = value
+    if result is None:
+        expected = {Path: "a path", bool: "true or false", int: "a positive whole number"}.get(
+            wanted, "a text"
+        )
+        raise ConfigError(f"setting {key!r} in {source} is {value!r}, expected {expected}")
+    if key in _CHOICES and result not in _CHOICES[key]:
+        raise ConfigError(
+            f"setting {key!r} in {source} is {value!r}, expected one of {', '.join(_CHOICES[key])}"
+        )
+    return result

@@ -1,0 +1,14 @@
+"""The tasks, one pure module each."""
+
+from __future__ import annotations
+
+from meld_duckdb.tasks.base import Task
+from meld_duckdb.tasks.detect_error import DetectErrorTask
+from meld_duckdb.tasks.impute import ImputeTask
+from meld_duckdb.tasks.match import MatchTask
+from meld_duckdb.tasks.schema_match import SchemaMatchTask
+
+TASKS: dict[str, Task] = {
+    task.name: task for task in (MatchTask(), DetectErrorTask(), ImputeTask(), SchemaMatchTask())
+}
+"""Every task by its name, as used by ``meld_learn`` and ``meld eval``."""

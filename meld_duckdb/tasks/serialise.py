@@ -1,0 +1,71 @@
+"""How records become text: JSON for prompts, ``COL a VAL v`` for the encoder.
+
+Paper: MELD §4.1 (a serialiser into a standardised representation). We use one canonical JSON
+object, columns in order and NULLs left out, instead of the reference's language-specific literals.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from meld_duckdb.records import Record, is_missing, plain_text
+
+
+def serialise(record: Record, max_chars: int = 2_000) -> str:
+    """Render a record as one line of JSON for a prompt.
+
+    JSON escapes quotes and control characters, and the angle brackets of the delimiters used by
+    `as_data` are escaped too, so that no value can end the data section.
+
+    Args:
+        record: The record; missing values are left out.
+        max_chars: Every value is cut to an even share of this many characters, short values
+            leaving their share to long ones; a cut value ends in an ellipsis.
+    """
+    texts = {name: plain_text(value, max_chars) for name, value in record.present.items()}
+    return _escape(json.dumps(_fit(texts, max_chars), ensure_ascii=False))
+
+
+def embedding_text(record: Record, max_chars: int = 2_000) -> str:
+    """Render a record Ditto-style, ``COL name VAL value``, for the encoder."""
+    parts = (
+        f"COL {name} VAL {plain_text(value, max_chars)}" for name, value in record.present.items()
+    )
+    return " ".join(parts)[:max_chars]
+
+
+def as_data(tag: str, body: str) -> str:
+    """Delimit data: what stands between the tags is never an instruction."""
+    return f"<{tag}>{body}</{tag}>"
+
+
+def quote(text: str, max_chars: int = 200) -> str:
+    """Render one name or value as a JSON string that cannot end a data section."""
+    return _escape(json.dumps(plain_text(text, max_chars), ensure_ascii=False))
+
+
+def with_blank(record: Record, column: str) -> Record:
+    """Return the record with ``column`` left out, so that its old value cannot leak."""
+    return record.without(column) if not is_missing(record.fields.get(column)) else record
+
+
+def _escape(text: str) -> str:
+    return text.replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _fit(texts: Mapping[str, str], max_chars: int) -> dict[str, str]:
+    room = max_chars
+    share: dict[str, str] = {}
+    waiting = sorted(texts, key=lambda name: len(texts[name]))
+    for position, name in enumerate(waiting):
+        fair = max(room // (len(waiting) - position), 0)
+        text = texts[name]
+        if len(name) + len(text) > fair:
+            keep = fair - len(name) - 1
+            if keep < 1:
+                continue
+            text = text[:keep] + "…"
+        share[name] = text
+        room -= len(name) + len(text)
+    return {name: share[name] for name in texts if name in share}

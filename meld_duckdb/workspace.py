@@ -1,0 +1,90 @@
+"""The workspace: one directory that holds index, labels, cache and experts.
+
+Files appear by writing beside and renaming, so a half-written artefact is never seen. Nothing in a
+workspace is executed when it is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from meld_duckdb.errors import ArtefactCorrupt, ArtefactIncompatible, ConfigError
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """Paths inside a workspace directory; see `open_workspace`."""
+
+    path: Path
+
+    @property
+    def manifest_path(self) -> Path:
+        return self.path / "manifest.json"
+
+    @property
+    def cache_path(self) -> Path:
+        return self.path / "cache.sqlite"
+
+    @property
+    def catalogue_path(self) -> Path:
+        return self.path / "catalogue.sqlite"
+
+    @property
+    def lance_path(self) -> Path:
+        return self.path / "index.lance"
+
+
+def open_workspace(path: Path) -> Workspace:
+    """Open a workspace, making the directory and its manifest on first use.
+
+    Raises:
+        ConfigError: The path is a file or cannot be written.
+        ArtefactCorrupt: The manifest is not JSON.
+        ArtefactIncompatible: A newer version of the product wrote it.
+    """
+    workspace = Workspace(path.absolute())
+    try:
+        workspace.path.mkdir(parents=True, exist_ok=True)
+        if not workspace.manifest_path.exists():
+            write_atomic(workspace.manifest_path, json.dumps({"schema_version": SCHEMA_VERSION}))
+            write_atomic(workspace.path / ".gitignore", "*\n")
+    except OSError as error:
+        raise ConfigError(
+            f"the workspace {workspace.path} cannot be written: {error.strerror or error}",
+            hint="set MELD_WORKSPACE or --workspace to a directory of yours",
+        ) from error
+    try:
+        manifest = json.loads(workspace.manifest_path.read_text("utf-8"))
+        version = int(manifest["schema_version"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtefactCorrupt(
+            f"{workspace.manifest_path} is not a manifest: {error}",
+            hint="restore it, or remove the workspace to start anew",
+        ) from error
+    if version > SCHEMA_VERSION:
+        raise ArtefactIncompatible(
+            f"the workspace {workspace.path} has schema version {version}, "
+            f"this version of meld-duckdb reads up to {SCHEMA_VERSION}",
+            hint="upgrade meld-duckdb, or use another workspace",
+        )
+    return workspace
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a text file so that readers see the old or the new content, never a part."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

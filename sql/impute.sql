@@ -1,0 +1,12 @@
+-- Imputation: named-argument forms of meld_impute.
+CREATE OR REPLACE MACRO meld.impute(
+    "row", "column", options := NULL, min_probability := NULL, on_error := NULL, tier := NULL
+) AS meld_impute("row", "column", {'options': options, 'min_probability': min_probability,
+    'on_error': on_error, 'tier': tier});
+CREATE OR REPLACE MACRO meld.impute_prob(
+    "row", "column", options := NULL, on_error := NULL, tier := NULL
+) AS meld_impute_prob("row", "column", {'options': options, 'on_error': on_error, 'tier': tier});
+CREATE OR REPLACE MACRO meld.impute_detail(
+    "row", "column", options := NULL, min_probability := NULL, on_error := NULL, tier := NULL
+) AS meld_impute_detail("row", "column", {'options': options, 'min_probability': min_probability,
+    'on_error': on_error, 'tier': tier});

@@ -1,0 +1,32 @@
+-- Table functions: each hands its whole tables over in one call.
+CREATE OR REPLACE MACRO meld.index(t, embed := true) AS TABLE
+    SELECT unnest(__meld_index(t, (SELECT list(r) FROM query_table(t) AS r), {'embed': embed}));
+
+CREATE OR REPLACE MACRO meld.block(
+    l, r, k := 10, method := 'lexical', l_id := 'id', r_id := 'id'
+) AS TABLE
+    WITH a AS MATERIALIZED (SELECT list(x) AS x FROM query_table(l) AS x),
+         b AS MATERIALIZED (SELECT list(y) AS y FROM query_table(r) AS y),
+         p AS MATERIALIZED (
+             SELECT unnest(__meld_block(a.x, b.y, {'k': k, 'method': method})) AS p FROM a, b)
+    SELECT struct_extract(a.x[p.l], l_id) AS l_id,
+           struct_extract(b.y[p.r], r_id) AS r_id,
+           p.rank AS rank,
+           p.score AS score
+    FROM p, a, b;
+
+CREATE OR REPLACE MACRO meld.join(
+    l, r, k := 10, threshold := 0.5, method := 'lexical', tier := NULL, l_id := 'id', r_id := 'id'
+) AS TABLE
+    WITH a AS MATERIALIZED (SELECT list(x) AS x FROM query_table(l) AS x),
+         b AS MATERIALIZED (SELECT list(y) AS y FROM query_table(r) AS y),
+         p AS MATERIALIZED (
+             SELECT unnest(__meld_join(a.x, b.y, {
+                 'k': k, 'threshold': threshold, 'method': method, 'tier': tier})) AS p
+             FROM a, b)
+    SELECT struct_extract(a.x[p.l], l_id) AS l_id,
+           struct_extract(b.y[p.r], r_id) AS r_id,
+           p.probability AS probability,
+           p.tier AS tier,
+           p.score AS blocking_score
+    FROM p, a, b;

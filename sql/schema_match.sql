@@ -1,0 +1,7 @@
+-- Schema matching: named-argument forms of meld_schema_match.
+CREATE OR REPLACE MACRO meld.schema_match(a, b, threshold := NULL, on_error := NULL, tier := NULL) AS
+    meld_schema_match(a, b, {'threshold': threshold, 'on_error': on_error, 'tier': tier});
+CREATE OR REPLACE MACRO meld.schema_match_prob(a, b, on_error := NULL, tier := NULL) AS
+    meld_schema_match_prob(a, b, {'on_error': on_error, 'tier': tier});
+CREATE OR REPLACE MACRO meld.schema_match_detail(a, b, threshold := NULL, on_error := NULL, tier := NULL) AS
+    meld_schema_match_detail(a, b, {'threshold': threshold, 'on_error': on_error, 'tier': tier});

@@ -1,0 +1,54 @@
+"""Administration: version, counters, errors, settings, help."""
+
+from __future__ import annotations
+
+from meld_duckdb.udfs import SqlFunction
+
+FUNCTIONS = (
+    SqlFunction(
+        name="meld_version",
+        returns="VARCHAR",
+        handler="version",
+        arguments="",
+        doc="Version of meld-duckdb.",
+    ),
+    SqlFunction(
+        name="__meld_stats",
+        returns=(
+            "STRUCT(statement BIGINT, function VARCHAR, rows BIGINT, distinct_inputs BIGINT, "
+            "cache_hits BIGINT, evaluations BIGINT, tier0 BIGINT, tier1 BIGINT, tier2 BIGINT, "
+            "engine_prompts BIGINT, prompt_tokens BIGINT, failures BIGINT, seconds DOUBLE)[]"
+        ),
+        handler="stats",
+        arguments="",
+        doc="Behind FROM meld.stats.",
+        volatile=True,
+    ),
+    SqlFunction(
+        name="__meld_errors",
+        returns=(
+            "STRUCT(function VARCHAR, row_digest VARCHAR, code VARCHAR, message VARCHAR, "
+            "count BIGINT)[]"
+        ),
+        handler="errors",
+        arguments="",
+        doc="Behind FROM meld.errors.",
+        volatile=True,
+    ),
+    SqlFunction(
+        name="__meld_settings",
+        returns="STRUCT(key VARCHAR, value VARCHAR, source VARCHAR)[]",
+        handler="settings",
+        arguments="",
+        doc="Behind FROM meld.settings.",
+        volatile=True,
+    ),
+    SqlFunction(
+        name="__meld_help",
+        returns="STRUCT(function VARCHAR, arguments VARCHAR, returns VARCHAR, doc VARCHAR)[]",
+        handler="help",
+        arguments="",
+        doc="Behind FROM meld.help.",
+        volatile=True,
+    ),
+)
