@@ -152,7 +152,6 @@ _FIELDS: dict[str, type] = {
     **_ANSWER_FIELDS,
 }
 _CHOICES = {
-    "backend": ("transformers",),
     "device": ("auto", "cpu", "cuda"),
     "on_error": ("null", "fail"),
 }

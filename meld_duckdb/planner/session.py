@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
 from meld_duckdb import models
 from meld_duckdb.engine.backend import Backend
 from meld_duckdb.engine.transformers import TransformersBackend
-from meld_duckdb.errors import ConfigError, InputError
+from meld_duckdb.errors import ConfigError, InputError, unknown_name
 from meld_duckdb.planner.cache import AnswerCache
 from meld_duckdb.planner.demonstrations import Demonstrator, query_text
 from meld_duckdb.planner.options import Options
@@ -35,6 +36,19 @@ from meld_duckdb.workspace import open_workspace
 Notice = Callable[[str], None]
 
 _CHUNK = 512
+
+
+def _open_transformers(path: Path, settings: Settings) -> Backend:
+    return TransformersBackend(
+        path,
+        device=settings.device,
+        batch_size=settings.engine_batch,
+        max_prompt_tokens=settings.answer.max_prompt_tokens,
+    )
+
+
+BACKENDS: dict[str, Callable[[Path, Settings], Backend]] = {"transformers": _open_transformers}
+"""Every backend by its name in the settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +108,12 @@ class Session:
         """The engine that runs the language model, loaded on first use."""
         with self._lock:
             settings = self.settings
+            if settings.backend not in BACKENDS:
+                what, hint = unknown_name("backend", settings.backend, BACKENDS)
+                raise ConfigError(what, hint=hint)
             path = self._model_path
             self._notice(f"loading the model {settings.answer.model} (once a process)")
-            return TransformersBackend(
-                path,
-                device=settings.device,
-                batch_size=settings.engine_batch,
-                max_prompt_tokens=settings.answer.max_prompt_tokens,
-            )
+            return BACKENDS[settings.backend](path, settings)
 
     @cached_property
     def model_digest(self) -> str:
@@ -109,7 +121,7 @@ class Session:
         return models.model_digest(self._model_path)
 
     @cached_property
-    def _model_path(self) -> models.Path:
+    def _model_path(self) -> Path:
         answer = self.settings.answer
         return models.locate(answer.model, self.settings.model_dir, "language model")
 

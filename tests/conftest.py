@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import pytest
+
+import meld_duckdb
+from meld_duckdb.planner import session
+from tests.scripted import HashingEncoder, ScriptedBackend
+
+DATA = Path(__file__).parent.parent.parent / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Every test has its own workspace and no ``MELD_*`` variable but the model cache."""
+    import os
+
+    for name in [n for n in os.environ if n.startswith("MELD_") and n != "MELD_MODEL_DIR"]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("MELD_WORKSPACE", str(tmp_path / "workspace"))
+    monkeypatch.setenv("MELD_PROGRESS", "false")
+
+
+@pytest.fixture
+def backend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ScriptedBackend:
+    """A scripted language model and encoder in the place of the real ones."""
+    scripted = ScriptedBackend()
+    monkeypatch.setitem(session.BACKENDS, "transformers", lambda path, settings: scripted)
+    monkeypatch.setattr(session.models, "locate", lambda *arguments: tmp_path)
+    monkeypatch.setattr(session.models, "model_digest", lambda path: "scripted")
+    monkeypatch.setattr(session, "Encoder", lambda *arguments, **options: HashingEncoder())
+    return scripted
+
+
+@pytest.fixture
+def con(backend: ScriptedBackend) -> Iterator[duckdb.DuckDBPyConnection]:
+    """An in-memory database with all functions, on the scripted models."""
+    connection = meld_duckdb.connect()
+    yield connection
+    connection.close()
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The benchmark data; tests that need it are skipped where it is absent."""
+    if not DATA.is_dir():
+        pytest.skip(f"the benchmark data is not at {DATA}")
+    return DATA
