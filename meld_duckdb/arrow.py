@@ -165,9 +165,10 @@ def _json_object(text: str) -> dict[str, object] | None:
     return parsed if isinstance(parsed, dict) else None
 
 
-def detail_array(answers: Sequence[Answer], inverse: np.ndarray) -> pa.StructArray:
-    """Scatter the answers of distinct rows to all rows, as `DETAIL_TYPE`."""
-    distinct = pa.array([_detail(answer) for answer in answers], type=DETAIL_TYPE)
+def detail_array(answers: Sequence[Answer | None], inverse: np.ndarray) -> pa.StructArray:
+    """Scatter the answers of distinct rows to all rows, as `DETAIL_TYPE`; None gives NULL."""
+    details = [None if answer is None else _detail(answer) for answer in answers]
+    distinct = pa.array(details, type=DETAIL_TYPE)
     return distinct.take(pa.array(inverse))
 
 

@@ -16,7 +16,7 @@ CREATE OR REPLACE MACRO meld.block(
     FROM p, a, b;
 
 CREATE OR REPLACE MACRO meld.join(
-    l, r, k := 10, threshold := 0.5, method := 'lexical', tier := NULL, l_id := 'id', r_id := 'id'
+    l, r, k := 10, threshold := NULL, method := 'lexical', tier := NULL, l_id := 'id', r_id := 'id'
 ) AS TABLE
     WITH a AS MATERIALIZED (SELECT list(x) AS x FROM query_table(l) AS x),
          b AS MATERIALIZED (SELECT list(y) AS y FROM query_table(r) AS y),

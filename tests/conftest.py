@@ -4,11 +4,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
+import hypothesis
 import pytest
 
 import meld_duckdb
 from meld_duckdb.planner import session
 from tests.scripted import HashingEncoder, ScriptedBackend
+
+hypothesis.settings.register_profile("meld", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("meld")
 
 DATA = Path(__file__).parent.parent.parent / "shared" / "data"
 

@@ -34,7 +34,15 @@ def cli(context: click.Context, debug: bool) -> None:
 
 
 @cli.command()
-@click.argument("statements")
+@click.argument("statements", required=False)
+@click.option(
+    "--file",
+    "-f",
+    "file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Read the statements from this file.",
+)
+@click.option("--echo", is_flag=True, help="Print every statement before its result.")
 @_DATABASE
 @_WORKSPACE
 @click.option(
@@ -45,12 +53,21 @@ def cli(context: click.Context, debug: bool) -> None:
     show_default=True,
     help="How results are printed.",
 )
-def sql(statements: str, database: str, workspace: Path | None, output: str) -> None:
+def sql(
+    statements: str | None,
+    file: Path | None,
+    echo: bool,
+    database: str,
+    workspace: Path | None,
+    output: str,
+) -> None:
     """Run SQL statements (separated by ;) with all meld functions and print their results."""
     from meld_duckdb.cli.run import open_database, run_statements
 
-    connection = open_database(database, workspace)
-    run_statements(connection, statements, output)
+    if (statements is None) == (file is None):
+        raise click.UsageError("give the statements, or --file, and not both")
+    text = statements if file is None else file.read_text("utf-8")
+    run_statements(open_database(database, workspace), text or "", output, echo=echo)
 
 
 @cli.command()

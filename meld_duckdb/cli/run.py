@@ -24,12 +24,19 @@ def open_database(database: str, workspace: Path | None) -> duckdb.DuckDBPyConne
 
 
 def run_statements(
-    connection: duckdb.DuckDBPyConnection, statements: str, output: str = "table"
+    connection: duckdb.DuckDBPyConnection,
+    statements: str,
+    output: str = "table",
+    *,
+    echo: bool = False,
 ) -> None:
     """Run statements one after the other and print the result of each that has one."""
     for statement in connection.extract_statements(statements):
+        text = statement.query.strip()
+        if echo:
+            click.secho(f"\n{text}", fg="cyan")
         begin_statement(connection)
-        relation = connection.sql(statement.query)
+        relation = connection.sql(text)
         if relation is not None:
             click.echo(render(relation, output).rstrip("\n"))
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from meld_duckdb.records import digest
+from meld_duckdb.records import Record, digest, make_record
 from meld_duckdb.retrieval.catalogue import Catalogue
 from meld_duckdb.retrieval.encoder import Encoder
 from meld_duckdb.retrieval.store import Neighbour, Store
@@ -48,6 +48,8 @@ class Demonstrator:
         self._catalogue = catalogue
         self._store = store
         self._encoder = encoder
+        self._rows: list[tuple[str, Record]] = []
+        self._rows_key = ""
         self._shared: dict[tuple[str, str, str], tuple[Demonstration, ...]] = {}
 
     def labels(self, task: str) -> dict[str, str]:
@@ -86,6 +88,20 @@ class Demonstrator:
         if key not in self._shared:
             self._shared[key] = self._around(task, leader, wanted)
         return self._shared[key]
+
+    def labelled_rows(self, column: str) -> list[Record]:
+        """Rows learned for imputation of a column, their value filled in."""
+        if not self.labels("impute"):
+            return []
+        key = self.digest("impute")
+        if self._rows_key != key:
+            self._rows = [
+                (d.query.target, make_record({**d.query.records[0].fields, d.query.target: d.answer}))
+                for d in self._store().labels("impute")
+                if d.query.target
+            ]
+            self._rows_key = key
+        return [row for target, row in self._rows if target == column]
 
     def _around(self, task: Task, leader: Query, wanted: int) -> tuple[Demonstration, ...]:
         vector = self._vector(leader)

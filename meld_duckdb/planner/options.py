@@ -22,6 +22,7 @@ class Options:
 
     Attributes:
         threshold: Binary tasks answer their first label from this probability on; in [0, 1].
+            None for the calibrated one.
         min_probability: Imputation answers NULL below this probability; None for the
             calibrated default; in [0, 1].
         options: The only values imputation may answer; None for any.
@@ -29,7 +30,7 @@ class Options:
         tier: ``"auto"``, or ``"t0"`` or ``"t2"`` to have one tier settle every row.
     """
 
-    threshold: float = 0.5
+    threshold: float | None = None
     min_probability: float | None = None
     options: tuple[str, ...] | None = None
     on_error: str = "null"

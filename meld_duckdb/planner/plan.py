@@ -265,6 +265,8 @@ def _finish(task: Task, options: Options, answer: Answer) -> Answer:
     if answer.error is not None or answer.probability is None:
         return answer
     if task.labels is not None:
+        if options.threshold is None:
+            return answer
         positive = answer.probability >= options.threshold
         return replace(answer, value=task.labels[0] if positive else task.labels[1])
     least = options.min_probability

@@ -87,7 +87,9 @@ class Session:
                 catalogue=self.catalogue,
                 tables=self.tables,
                 scorers=make_scorers(
-                    self.tables, lambda texts: self.encoder.encode(texts), settings.answer
+                    self.tables,
+                    lambda texts: self.encoder.encode(texts),
+                    self.demonstrator.labelled_rows,
                 ),
                 demonstrator=self.demonstrator,
                 backend=lambda: self.backend,

@@ -17,6 +17,7 @@ import numpy as np
 
 from meld_duckdb.features.columns import TableProfile
 from meld_duckdb.features.context import PairTables, TableIndex
+from meld_duckdb.features.impute import ImputeIndex
 from meld_duckdb.records import Record
 from meld_duckdb.retrieval.catalogue import Catalogue
 from meld_duckdb.tasks.base import Query
@@ -47,15 +48,22 @@ class Tables:
         self._indexes: OrderedDict[str, TableIndex] = OrderedDict()
         self._pairs: OrderedDict[str, PairTables] = OrderedDict()
         self._profiles: OrderedDict[str, TableProfile] = OrderedDict()
+        self._impute: OrderedDict[str, ImputeIndex] = OrderedDict()
 
     def find(self, queries: Sequence[Query]) -> list[Context]:
         """Find the context of each query.
 
         Records of a pair prefer two different tables over one table twice, then the table indexed
-        last; a pair of which one record is in no indexed table has no context.
+        last; a pair of which one record is in no indexed table has no context. A single record
+        that is in no indexed table takes the newest one with its columns: it may be a new row.
         """
         homes = self._catalogue.memberships(r for q in queries for r in q.records)
-        return [_choose([homes.get(r.digest, ()) for r in q.records]) for q in queries]
+        contexts = [_choose([homes.get(r.digest, ()) for r in q.records]) for q in queries]
+        for i, query in enumerate(queries):
+            if not contexts[i] and len(query.records) == 1:
+                similar = self._catalogue.same_shape(query.records[0])
+                contexts[i] = (similar,) if similar else ()
+        return contexts
 
     @contextmanager
     def lend(self, tables: dict[str, TableRows]) -> Iterator[None]:
@@ -89,6 +97,16 @@ class Tables:
             return _keep(
                 self._profiles, digest, lambda: TableProfile(self.index(digest).records)
             )
+
+    def impute_index(self, digest: str, column: str) -> ImputeIndex | None:
+        """The rows of a table that hold a value in a column; None where none does."""
+        with self._lock:
+            index = _keep(
+                self._impute,
+                f"{digest}/{column}",
+                lambda: ImputeIndex(self.index(digest).records, column),
+            )
+        return index if index.records else None
 
     def _build(self, digest: str) -> TableIndex:
         rows = self._lent.get(digest) or self._load(digest)

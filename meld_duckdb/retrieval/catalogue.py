@@ -40,7 +40,7 @@ class Catalogue:
             """
             CREATE TABLE IF NOT EXISTS tables (
                 name TEXT PRIMARY KEY, digest TEXT NOT NULL, n_rows INTEGER NOT NULL,
-                ordinal INTEGER NOT NULL);
+                ordinal INTEGER NOT NULL, shape TEXT NOT NULL);
             CREATE TABLE IF NOT EXISTS members (
                 record TEXT NOT NULL, table_digest TEXT NOT NULL,
                 PRIMARY KEY (record, table_digest)) WITHOUT ROWID;
@@ -66,8 +66,8 @@ class Catalogue:
                 "SELECT coalesce(max(ordinal), 0) + 1 FROM tables"
             ).fetchone()
             self._connection.execute(
-                "INSERT OR REPLACE INTO tables VALUES (?, ?, ?, ?)",
-                (name, table_digest, len(records), ordinal),
+                "INSERT OR REPLACE INTO tables VALUES (?, ?, ?, ?, ?)",
+                (name, table_digest, len(records), ordinal, _shape(records[0]) if records else ""),
             )
             self._connection.executemany(
                 "INSERT OR IGNORE INTO members VALUES (?, ?)",
@@ -100,6 +100,15 @@ class Catalogue:
         hits = {d: found.get(d) or found.get(content) for d, content in wanted.items()}
         return {d: tuple(tables) for d, tables in hits.items() if tables}
 
+    def same_shape(self, record: Record) -> str | None:
+        """Digest of the newest table whose columns, keys aside, are those of a record."""
+        with self._lock:
+            row = self._connection.execute(
+                "SELECT digest FROM tables WHERE shape = ? ORDER BY ordinal DESC LIMIT 1",
+                (_shape(record),),
+            ).fetchone()
+        return row[0] if row else None
+
     def set_labels(self, task: str, answers: dict[str, str]) -> None:
         """Enter labels: query digest to answer, replacing an earlier answer to the same query."""
         with self._lock, self._connection:
@@ -129,6 +138,11 @@ def content_digest(record: Record) -> str:
     """Digest of a record without its key columns (see `is_key_column`), names included."""
     content = {k: v for k, v in record.fields.items() if not is_key_column(k) and v is not None}
     return digest("content", *(part for item in content.items() for part in item))
+
+
+def _shape(record: Record) -> str:
+    """Digest of the column names without keys, in any order."""
+    return digest("shape", *sorted(name for name in record.fields if not is_key_column(name)))
 
 
 def table_digest(records: Sequence[Record]) -> str:

@@ -135,6 +135,20 @@ class Store:
         )
         self._upsert("labels", rows)
 
+    def labels(self, task: str) -> list[Demonstration]:
+        """All labels of a task, in order of their queries."""
+        rows = (
+            self._table("labels")
+            .search()
+            .where(f"task = {_sql_text(task)}")
+            .select(["key", "query", "answer"])
+            .limit(None)
+            .to_arrow()
+            .sort_by("key")
+            .to_pylist()
+        )
+        return [Demonstration(_decode_query(row["query"]), row["answer"]) for row in rows]
+
     def nearest_labels(
         self, task: str, vector: np.ndarray, k: int, answer: str | None = None
     ) -> list[Neighbour]:

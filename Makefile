@@ -1,0 +1,42 @@
+# One environment, .venv, made on demand; every target does its own set-up.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Threads of the numerical libraries; more than the cores slows them down.
+export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
+export LANCE_CPU_THREADS ?= 2
+
+.PHONY: setup demo test check bench eval calibrate docs clean
+
+setup: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: setup ## The main job on real data: blocking, matching, imputation, error and schema checks.
+	$(BIN)/meld models pull
+	$(BIN)/meld sql --file examples/demo.sql --echo --workspace .meld/demo
+
+test: setup ## All tests that need no GPU.
+	$(BIN)/meld models pull --quiet
+	$(BIN)/python -m pytest
+
+check: setup ## Fast: format, lint, types, tests on scripted models.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/unit tests/sql tests/docs -q
+
+bench: setup ## Speed as ratios in one run; JSON in bench-results/.
+	$(BIN)/meld models pull --quiet
+	$(BIN)/python -m tests.bench.run
+
+docs: setup ## Write the generated part of the documentation.
+	$(BIN)/python -m meld_duckdb.cli.reference > docs/sql-reference.md
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .meld

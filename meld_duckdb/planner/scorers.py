@@ -1,0 +1,255 @@
+"""Tier 0 at query time: features, a small fitted model per task, and the reasons it gives.
+
+Which variant of a model answers depends on what is known: both records in indexed tables
+(``context``), or nothing but the records (``pair``, ``record``). Paper: none; DESIGN: the floor that
+every other tier must beat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from meld_duckdb.features import detect_error, impute, schema_match
+from meld_duckdb.features.load import Calibration, load_calibration
+from meld_duckdb.features.match import pair_features
+from meld_duckdb.features.trees import TreeEnsemble
+from meld_duckdb.planner.tables import Context, Tables
+from meld_duckdb.records import Record
+from meld_duckdb.tasks.base import Answer, Evidence, Query
+from meld_duckdb.tasks.serialise import embedding_text
+
+Embed = Callable[[Sequence[str]], np.ndarray]
+LabelledRows = Callable[[str], Sequence[Record]]
+
+_REASONS = 3
+
+
+class Scorer(Protocol):
+    """Answers queries of one task by features."""
+
+    @property
+    def digest(self) -> str:
+        """Digest of the fitted model; part of the cache key."""
+        ...
+
+    def score(self, queries: Sequence[Query], context: Context) -> list[Answer | None]:
+        """Answer queries that share a table context.
+
+        Returns:
+            One tier-0 answer per query, in order; None where features say nothing at all.
+        """
+        ...
+
+
+def make_scorers(tables: Tables, embed: Embed, labelled: LabelledRows) -> dict[str, Scorer]:
+    """Make the scorer of every task.
+
+    Args:
+        tables: Where contexts are looked up.
+        embed: Embeds texts; called only if a calibration uses the encoder.
+        labelled: Learned rows that hold a value in the column given.
+    """
+    return {
+        "match": MatchScorer(tables, embed),
+        "detect_error": DetectErrorScorer(tables),
+        "impute": ImputeScorer(tables, labelled),
+        "schema_match": SchemaMatchScorer(tables, embed),
+    }
+
+
+class MatchScorer:
+    """EM by `features.match`; a record without any value matches nothing."""
+
+    def __init__(self, tables: Tables, embed: Embed) -> None:
+        self._tables = tables
+        self._embed = embed
+        self._calibration = load_calibration("match")
+
+    @property
+    def digest(self) -> str:
+        """Digest of the fitted model."""
+        return self._calibration.digest
+
+    def score(self, queries: Sequence[Query], context: Context) -> list[Answer | None]:
+        """Score pairs; see `Scorer.score`."""
+        pairs = [(q.records[0], q.records[1]) for q in queries]
+        if not context:
+            variant = self._calibration.variant("pair")
+            rows = pair_features(pairs, self._cosine(variant.model, pairs), self._calibration.weights)
+        else:
+            variant = self._calibration.variant("context")
+            tables = self._tables.pair(context[0], context[1])
+            at = [(tables.left.find(a), tables.right.find(b)) for a, b in pairs]
+            rows = np.hstack(
+                [pair_features(pairs, None, tables.weights), tables.context_features(at)]
+            )
+        empty = Answer("mismatch", 0.0, 0, (Evidence("feature", "a record without a value", 1.0),))
+        answers = _binary(variant.model, variant.threshold, rows, ("match", "mismatch"))
+        return [
+            answer if a.present and b.present else empty
+            for answer, (a, b) in zip(answers, pairs, strict=True)
+        ]
+
+    def _cosine(
+        self, model: TreeEnsemble, pairs: Sequence[tuple[Record, Record]]
+    ) -> np.ndarray | None:
+        if not _uses(model, "encoder_cosine"):
+            return None
+        return _cosines(self._embed, [[embedding_text(r) for r in side] for side in zip(*pairs)])
+
+
+class DetectErrorScorer:
+    """ED by `features.detect_error`."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+        self._calibration = load_calibration("detect_error")
+        self._language = detect_error.Language.from_text(self._calibration.text("language"))
+
+    @property
+    def digest(self) -> str:
+        """Digest of the fitted model."""
+        return self._calibration.digest
+
+    def score(self, queries: Sequence[Query], context: Context) -> list[Answer | None]:
+        """Score cells; see `Scorer.score`."""
+        records = [q.records[0] for q in queries]
+        columns = [q.target or "" for q in queries]
+        if context:
+            profile = self._tables.profile(context[0])
+            rows = detect_error.context_features(profile, records, columns, self._language)
+        else:
+            rows = detect_error.record_features(records, columns, self._language)
+        variant = self._calibration.variant("context" if context else "record")
+        return list(_binary(variant.model, variant.threshold, rows, ("error", "correct")))
+
+
+class SchemaMatchScorer:
+    """SM by `features.schema_match`."""
+
+    def __init__(self, tables: Tables, embed: Embed) -> None:
+        self._tables = tables
+        self._embed = embed
+        self._calibration = load_calibration("schema_match")
+
+    @property
+    def digest(self) -> str:
+        """Digest of the fitted model."""
+        return self._calibration.digest
+
+    def score(self, queries: Sequence[Query], context: Context) -> list[Answer | None]:
+        """Score pairs of columns; see `Scorer.score`."""
+        pairs = [(q.records[0], q.records[1]) for q in queries]
+        around = None
+        if context:
+            left, right = (self._tables.index(digest) for digest in context)
+            around = schema_match.SchemaContext(left.records, right.records)
+        variant = self._calibration.variant("context" if around is not None else "pair")
+        rows = schema_match.schema_features(pairs, around)
+        return list(_binary(variant.model, variant.threshold, rows, ("match", "mismatch")))
+
+
+class ImputeScorer:
+    """DI by `features.impute`: ranked candidate values, or a reason why there is none."""
+
+    def __init__(self, tables: Tables, labelled: LabelledRows) -> None:
+        self._tables = tables
+        self._labelled = labelled
+        self._calibration: Calibration = load_calibration("impute")
+
+    @property
+    def digest(self) -> str:
+        """Digest of the fitted model."""
+        return self._calibration.digest
+
+    def score(self, queries: Sequence[Query], context: Context) -> list[Answer | None]:
+        """Rank candidate values; see `Scorer.score`."""
+        answers: list[Answer | None] = [None] * len(queries)
+        columns: dict[str, list[int]] = {}
+        for i, query in enumerate(queries):
+            columns.setdefault(query.target or "", []).append(i)
+        for column, positions in columns.items():
+            index = self._index(column, context)
+            candidates = impute.impute_features(
+                index,
+                [queries[i].records[0] for i in positions],
+                column,
+                [queries[i].domain for i in positions],
+            )
+            variant = self._calibration.variant("context" if index is not None else "record")
+            for i, found in zip(positions, candidates, strict=True):
+                answers[i] = _imputed(variant.model, variant.minimum, found, index is not None)
+        return answers
+
+    def _index(self, column: str, context: Context) -> impute.ImputeIndex | None:
+        learned = self._labelled(column)
+        rows = [*(self._tables.index(context[0]).records if context else ()), *learned]
+        if not rows:
+            return None
+        if not learned:
+            return self._tables.impute_index(context[0], column)
+        index = impute.ImputeIndex(rows, column)
+        return index if index.records else None
+
+
+def _binary(
+    model: TreeEnsemble, threshold: float, rows: np.ndarray, labels: tuple[str, str]
+) -> list[Answer]:
+    probabilities = model.predict(rows)
+    return [
+        Answer(
+            value=labels[0] if probability >= threshold else labels[1],
+            probability=float(probability),
+            tier=0,
+            evidence=_reasons(model, row),
+        )
+        for probability, row in zip(probabilities, rows, strict=True)
+    ]
+
+
+def _imputed(
+    model: TreeEnsemble, minimum: float, found: impute.Candidates, with_table: bool
+) -> Answer:
+    if not found.values:
+        where = "no similar row holds a value" if with_table else "nothing to choose from"
+        return Answer(
+            tier=0,
+            error=f"no_candidate: {where}; index its table (FROM meld.index) or give options",
+        )
+    ranked = impute.rank(found, [float(p) for p in model.predict(found.features)])
+    best = ranked[0]
+    evidence = tuple(Evidence("candidate", text, weight) for text, weight in best.evidence)
+    runners = tuple(Evidence("runner-up", r.value, r.probability) for r in ranked[1:_REASONS])
+    if best.probability < minimum:
+        reason = f"low_confidence: best value has probability {best.probability:.2f}"
+        return Answer(
+            probability=best.probability,
+            tier=0,
+            evidence=(Evidence("candidate", best.value, best.probability), *runners),
+            error=f"{reason}, {minimum:.2f} wanted",
+        )
+    return Answer(best.value, best.probability, 0, evidence + runners)
+
+
+def _reasons(model: TreeEnsemble, row: np.ndarray) -> tuple[Evidence, ...]:
+    """The features that moved the score most, with what they added to the log-odds."""
+    return tuple(
+        Evidence("feature", name, round(added, 4))
+        for name, added in model.explain(row)[:_REASONS]
+    )
+
+
+def _uses(model: TreeEnsemble, feature: str) -> bool:
+    if feature not in model.features:
+        return False
+    wanted = model.features.index(feature)
+    return any((tree.feature == wanted).any() for tree in model.trees)
+
+
+def _cosines(embed: Embed, texts: Sequence[Sequence[str]]) -> np.ndarray:
+    left, right = (embed(list(side)) for side in texts)
+    cosines: np.ndarray = np.einsum("ij,ij->i", left, right)
+    return cosines
