@@ -1,6 +1,8 @@
 -- Table functions: each hands its whole tables over in one call.
 CREATE OR REPLACE MACRO meld.index(t, embed := true) AS TABLE
-    SELECT unnest(__meld_index(t, (SELECT list(r) FROM query_table(t) AS r), {'embed': embed}));
+    WITH rows AS MATERIALIZED (SELECT list(r) AS rows FROM query_table(t) AS r),
+         done AS MATERIALIZED (SELECT __meld_index(t, rows.rows, {'embed': embed}) AS d FROM rows)
+    SELECT unnest(d) FROM done;
 
 CREATE OR REPLACE MACRO meld.block(
     l, r, k := 10, method := 'lexical', l_id := 'id', r_id := 'id'

@@ -1,19 +1,19 @@
 """Tier 0 at query time: features, a small fitted model per task, and the reasons it gives.
 
 Which variant of a model answers depends on what is known: both records in indexed tables
-(``context``), or nothing but the records (``pair``, ``record``). Paper: none; DESIGN: the floor that
-every other tier must beat.
+(``context``), or nothing but the records (``pair``, ``record``). Tier 0 is the floor that every other tier must beat.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 
 from meld_duckdb.features import detect_error, impute, schema_match
-from meld_duckdb.features.load import Calibration, load_calibration
+from meld_duckdb.features.fitted import Calibration, calibration_digest, load_calibration
 from meld_duckdb.features.match import pair_features
 from meld_duckdb.features.trees import TreeEnsemble
 from meld_duckdb.planner.tables import Context, Tables
@@ -60,18 +60,29 @@ def make_scorers(tables: Tables, embed: Embed, labelled: LabelledRows) -> dict[s
     }
 
 
-class MatchScorer:
-    """EM by `features.match`; a record without any value matches nothing."""
+class _Calibrated:
+    """A scorer whose fitted model is read when it is first used."""
 
-    def __init__(self, tables: Tables, embed: Embed) -> None:
-        self._tables = tables
-        self._embed = embed
-        self._calibration = load_calibration("match")
+    task: str
 
     @property
     def digest(self) -> str:
         """Digest of the fitted model."""
-        return self._calibration.digest
+        return calibration_digest(self.task)
+
+    @cached_property
+    def _calibration(self) -> Calibration:
+        return load_calibration(self.task)
+
+
+class MatchScorer(_Calibrated):
+    """EM by `features.match`; a record without any value matches nothing."""
+
+    task = "match"
+
+    def __init__(self, tables: Tables, embed: Embed) -> None:
+        self._tables = tables
+        self._embed = embed
 
     def score(self, queries: Sequence[Query], context: Context) -> list[Answer | None]:
         """Score pairs; see `Scorer.score`."""
@@ -101,18 +112,17 @@ class MatchScorer:
         return _cosines(self._embed, [[embedding_text(r) for r in side] for side in zip(*pairs)])
 
 
-class DetectErrorScorer:
+class DetectErrorScorer(_Calibrated):
     """ED by `features.detect_error`."""
+
+    task = "detect_error"
 
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
-        self._calibration = load_calibration("detect_error")
-        self._language = detect_error.Language.from_text(self._calibration.text("language"))
 
-    @property
-    def digest(self) -> str:
-        """Digest of the fitted model."""
-        return self._calibration.digest
+    @cached_property
+    def _language(self) -> detect_error.Language:
+        return detect_error.Language.from_text(self._calibration.text("language"))
 
     def score(self, queries: Sequence[Query], context: Context) -> list[Answer | None]:
         """Score cells; see `Scorer.score`."""
@@ -127,18 +137,14 @@ class DetectErrorScorer:
         return list(_binary(variant.model, variant.threshold, rows, ("error", "correct")))
 
 
-class SchemaMatchScorer:
+class SchemaMatchScorer(_Calibrated):
     """SM by `features.schema_match`."""
+
+    task = "schema_match"
 
     def __init__(self, tables: Tables, embed: Embed) -> None:
         self._tables = tables
         self._embed = embed
-        self._calibration = load_calibration("schema_match")
-
-    @property
-    def digest(self) -> str:
-        """Digest of the fitted model."""
-        return self._calibration.digest
 
     def score(self, queries: Sequence[Query], context: Context) -> list[Answer | None]:
         """Score pairs of columns; see `Scorer.score`."""
@@ -152,18 +158,14 @@ class SchemaMatchScorer:
         return list(_binary(variant.model, variant.threshold, rows, ("match", "mismatch")))
 
 
-class ImputeScorer:
+class ImputeScorer(_Calibrated):
     """DI by `features.impute`: ranked candidate values, or a reason why there is none."""
+
+    task = "impute"
 
     def __init__(self, tables: Tables, labelled: LabelledRows) -> None:
         self._tables = tables
         self._labelled = labelled
-        self._calibration: Calibration = load_calibration("impute")
-
-    @property
-    def digest(self) -> str:
-        """Digest of the fitted model."""
-        return self._calibration.digest
 
     def score(self, queries: Sequence[Query], context: Context) -> list[Answer | None]:
         """Rank candidate values; see `Scorer.score`."""

@@ -243,16 +243,17 @@ class Session:
 
     def learn(self, task: str, labelled: Sequence[tuple[Query, str]]) -> None:
         """Store labels; the next query of the task uses them."""
-        distinct = {replace(q, domain=None): answer for q, answer in labelled}
-        texts = [query_text(q, self.settings.answer.max_record_chars) for q in distinct]
-        vectors = self.encoder.encode(texts)
+        plain = [(replace(query, domain=None), answer) for query, answer in labelled]
+        distinct = {query.digest: (query, answer) for query, answer in plain}
+        limit = self.settings.answer.max_record_chars
+        vectors = self.encoder.encode([query_text(q, limit) for q, _ in distinct.values()])
         self.store.add_labels(
             [
                 Label(task, query, answer, vector)
-                for (query, answer), vector in zip(distinct.items(), vectors, strict=True)
+                for (query, answer), vector in zip(distinct.values(), vectors, strict=True)
             ]
         )
-        self.catalogue.set_labels(task, {q.digest: answer for q, answer in distinct.items()})
+        self.catalogue.set_labels(task, {d: answer for d, (_, answer) in distinct.items()})
 
     def _load_table(self, digest: str) -> TableRows:
         records, vectors = self.store.entries(digest)

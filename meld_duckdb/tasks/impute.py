@@ -22,7 +22,7 @@ SYSTEM = (
 )
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _MAX_ANSWER_CHARS = 200
-_LABEL = re.compile(r"^\s*(?:the\s+)?(?:missing\s+)?(?:value|answer)\s*(?:is)?\s*:?\s*", re.I)
+_LABEL = re.compile(r"^(?:the\s+)?(?:missing\s+)?(?:value|answer)\s*(?:is\s*:?|:)\s*", re.I)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def clean_value(text: str) -> str | None:
     lines = [line for line in text.splitlines() if line.strip()]
     if len(lines) != 1:
         return None
-    value = _LABEL.sub("", plain_text(lines[0])).strip().strip("\"'`").strip()
+    value = _LABEL.sub("", plain_text(lines[0])).strip("\"'`").strip()
     if not value or len(value) > _MAX_ANSWER_CHARS or is_missing(value):
         return None
     return value

@@ -40,8 +40,5 @@ class MatchTask:
 
 
 def _question(query: Query) -> str:
-    left, right = query.records
-    return (
-        f"{as_data('record_a', serialise(left))}\n{as_data('record_b', serialise(right))}\n"
-        "Same entity?"
-    )
+    left, right = (serialise(record, keys=False) for record in query.records)
+    return f"{as_data('record_a', left)}\n{as_data('record_b', right)}\nSame entity?"

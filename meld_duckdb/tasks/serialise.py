@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from meld_duckdb.records import Record, is_missing, plain_text
+from meld_duckdb.records import Record, is_key_column, is_missing, plain_text
 
 
-def serialise(record: Record, max_chars: int = 2_000) -> str:
+def serialise(record: Record, max_chars: int = 2_000, *, keys: bool = True) -> str:
     """Render a record as one line of JSON for a prompt.
 
     JSON escapes quotes and control characters, and the angle brackets of the delimiters used by
@@ -22,8 +22,13 @@ def serialise(record: Record, max_chars: int = 2_000) -> str:
         record: The record; missing values are left out.
         max_chars: Every value is cut to an even share of this many characters, short values
             leaving their share to long ones; a cut value ends in an ellipsis.
+        keys: Whether columns that only number rows (see `is_key_column`) are shown.
     """
-    texts = {name: plain_text(value, max_chars) for name, value in record.present.items()}
+    texts = {
+        name: plain_text(value, max_chars)
+        for name, value in record.present.items()
+        if keys or not is_key_column(name)
+    }
     return _escape(json.dumps(_fit(texts, max_chars), ensure_ascii=False))
 
 

@@ -106,6 +106,7 @@ def test_an_option_is_answered_by_its_letter() -> None:
     [
         ("Los Angeles", "Los Angeles"),
         (' The missing value is: "Los Angeles"\n', "Los Angeles"),
+        ("Value City", "Value City"),
         ("", None),
         ("N/A", None),
         ("first\nsecond", None),

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import duckdb
+import pytest
+
+from tests.scripted import ScriptedBackend
+
+
+@pytest.fixture
+def tables(con: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
+    con.execute("""
+        CREATE TABLE l AS FROM (VALUES
+            (1, 'red apple'), (2, 'green pear'), (3, 'blue plum')) AS t(id, name);
+        CREATE TABLE r AS FROM (VALUES
+            ('x', 'pear green'), ('y', 'apple red one'), ('z', 'stone')) AS t(id, name);
+    """)
+    return con
+
+
+def test_block_ranks_the_most_similar_first(tables: duckdb.DuckDBPyConnection) -> None:
+    rows = tables.sql("SELECT l_id, r_id, rank FROM meld.block('l', 'r', k := 1) ORDER BY ALL")
+    assert rows.fetchall() == [(1, "y", 1), (2, "x", 1)]
+    (score,) = tables.execute(
+        "SELECT score FROM meld.block('l', 'r', k := 1) WHERE l_id = 2"
+    ).fetchone()  # type: ignore[misc]
+    assert 0.0 < score <= 1.0
+
+
+def test_dense_blocking_uses_the_encoder(tables: duckdb.DuckDBPyConnection) -> None:
+    rows = tables.sql("SELECT l_id, r_id FROM meld.block('l', 'r', k := 1, method := 'dense')")
+    assert (2, "x") in rows.fetchall()
+
+
+def test_a_table_blocked_with_itself_leaves_the_row_itself_out(
+    tables: duckdb.DuckDBPyConnection,
+) -> None:
+    tables.execute("INSERT INTO l VALUES (4, 'red apples')")
+    rows = tables.sql("SELECT l_id, r_id FROM meld.block('l', 'l', k := 1)").fetchall()
+    assert (1, 4) in rows and (4, 1) in rows
+    assert all(a != b for a, b in rows)
+
+
+def test_other_key_columns_can_be_named(tables: duckdb.DuckDBPyConnection) -> None:
+    tables.execute("CREATE TABLE s AS SELECT name, id AS sku FROM r")
+    rows = tables.sql("SELECT r_id FROM meld.block('l', 's', k := 1, r_id := 'sku') ORDER BY 1")
+    assert rows.fetchall() == [("x",), ("y",)]
+    with pytest.raises(duckdb.Error, match='Could not find key "id"'):
+        tables.sql("FROM meld.block('l', 's')")
+
+
+def test_empty_tables_give_no_pairs(tables: duckdb.DuckDBPyConnection) -> None:
+    tables.execute("CREATE TABLE e AS FROM l LIMIT 0")
+    for left, right in (("e", "r"), ("l", "e"), ("e", "e")):
+        assert tables.sql(f"FROM meld.block('{left}', '{right}')").fetchall() == []
+        assert tables.sql(f"FROM meld.join('{left}', '{right}')").fetchall() == []
+    assert tables.sql("SELECT entries FROM meld.index('e')").fetchall() == [(0,)]
+
+
+def test_join_gives_matching_pairs_with_their_probability(
+    tables: duckdb.DuckDBPyConnection,
+) -> None:
+    rows = tables.sql("SELECT l_id, r_id, probability FROM meld.join('l', 'r', threshold := 0.0)")
+    found = {(a, b): p for a, b, p in rows.fetchall()}
+    assert (2, "x") in found and all(0.0 <= p <= 1.0 for p in found.values())
+    assert found[(2, "x")] == max(found.values())
+    assert tables.sql("FROM meld.join('l', 'r', threshold := 1.0)").fetchall() == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("k := 0", "expected a whole number from 1"),
+        ("method := 'magic'", "expected one of lexical, dense, hybrid"),
+    ],
+)
+def test_bad_options_are_named(
+    tables: duckdb.DuckDBPyConnection, options: str, message: str
+) -> None:
+    with pytest.raises(duckdb.Error, match=message):
+        tables.sql(f"FROM meld.block('l', 'r', {options})").fetchall()
+
+
+def test_too_many_pairs_are_refused(backend: ScriptedBackend) -> None:
+    import meld_duckdb
+
+    con = meld_duckdb.connect(max_pairs=10)
+    con.execute("CREATE TABLE t AS SELECT range AS id, 'x ' || range AS name FROM range(8)")
+    with pytest.raises(duckdb.Error, match=r"more than max_pairs = 10.*lower k"):
+        con.sql("FROM meld.block('t', 't', k := 5)").fetchall()
+
+
+def test_an_index_is_incremental_and_gives_context(tables: duckdb.DuckDBPyConnection) -> None:
+    columns = "table_name, entries, embedded"
+    assert tables.sql(f"SELECT {columns} FROM meld.index('l')").fetchall() == [("l", 3, 3)]
+    assert tables.sql(f"SELECT {columns} FROM meld.index('l')").fetchall() == [("l", 3, 0)]
+    tables.execute("INSERT INTO l VALUES (4, 'new')")
+    assert tables.sql(f"SELECT {columns} FROM meld.index('l')").fetchall() == [("l", 4, 1)]
+    tables.sql("FROM meld.index('r', embed := false)").fetchall()
+    sql = "SELECT meld_match_detail(l, r).evidence FROM l, r WHERE l.id = 2 AND r.id = 'x'"
+    (evidence,) = tables.execute(sql).fetchone()  # type: ignore[misc]
+    assert any(e["text"].startswith("table_") for e in evidence), evidence
+
+
+def test_embed_and_similarity(con: duckdb.DuckDBPyConnection) -> None:
+    same, unlike, null = con.execute(
+        "SELECT meld_similarity('a b', 'a b'), meld_similarity('a b', 'c d'), meld_similarity('a', NULL)"
+    ).fetchone()  # type: ignore[misc]
+    assert same == pytest.approx(1.0, abs=1e-6) and unlike < 0.9 and null is None
+    vector, none = con.execute("SELECT meld_embed('a b'), meld_embed(NULL)").fetchone()  # type: ignore[misc]
+    assert len(vector) == 64 and sum(x * x for x in vector) == pytest.approx(1.0, abs=1e-5)
+    assert none is None
+
+
+def test_a_learned_label_changes_the_very_next_answer(con: duckdb.DuckDBPyConnection) -> None:
+    a, b = "{'t': 'red apple'}", "{'t': 'red apple'}"
+    assert con.sql(f"SELECT meld_match({a}, {b})").fetchall() == [(True,)]
+    stored = con.sql(f"SELECT meld_learn('match', {{'a': {a}, 'b': {b}}}, false)").fetchall()
+    assert stored == [(True,)]
+    assert con.sql(f"SELECT meld_match({a}, {b})").fetchall() == [(False,)]
+    (evidence,) = con.execute(
+        "SELECT meld_match_detail({'t': 'red apples'}, {'t': 'red apple'}).evidence"
+    ).fetchone()  # type: ignore[misc]
+    near = [e for e in evidence if e["kind"] == "neighbour"]
+    assert near[0]["text"] == "mismatch" and near[0]["weight"] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("'mach', {'a': 1, 'b': 2}, true", "did you mean 'match'"),
+        ("'match', 'text', true", "write it as {'a': ..., 'b': ...}"),
+        ("'match', {'a': 'x', 'b': 'y'}, 'perhaps'", "expected true, false, 'match' or 'mismatch'"),
+        ("'impute', {'row': {'a': 1}, 'column': 'b'}, 'x'", "unknown column 'b'"),
+    ],
+)
+def test_bad_labels_are_named(
+    con: duckdb.DuckDBPyConnection, arguments: str, message: str
+) -> None:
+    with pytest.raises(duckdb.Error, match=message):
+        con.sql(f"SELECT meld_learn({arguments})").fetchall()
+
+
+def test_learn_stores_a_whole_column_and_skips_nulls(con: duckdb.DuckDBPyConnection) -> None:
+    con.execute("""CREATE TABLE labels AS FROM (VALUES
+        ('a', 'b', true), ('c', 'd', false), ('e', NULL, NULL)) AS t(x, y, same)""")
+    stored = con.sql(
+        "SELECT meld_learn('match', {'a': x, 'b': y}, same) FROM labels ORDER BY x"
+    ).fetchall()
+    assert stored == [(True,), (True,), (None,)]
+    assert con.sql("SELECT meld_match(x, y) FROM labels ORDER BY x").fetchall() == [
+        (True,),
+        (False,),
+        (None,),
+    ]
