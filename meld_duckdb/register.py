@@ -62,11 +62,12 @@ def register(
             present.use(resolved, settings)
             return connection
         registration = Registration(f"{next(_NUMBERS)}", resolved, settings)
-        _attach(connection)
-        for function in load_functions():
-            _create(connection, function.name, registration.callable(function), function)
-        _create_macros(connection)
-        connection.execute(f"CREATE MACRO {CATALOGUE}.{_IDENTITY}() AS '{registration.name}'")
+        with connection.cursor() as cursor:
+            _attach(cursor)
+            for function in load_functions():
+                _create(connection, function.name, registration.callable(function), function)
+            _create_macros(cursor)
+            cursor.execute(f"CREATE MACRO {CATALOGUE}.{_IDENTITY}() AS '{registration.name}'")
         _REGISTRATIONS[registration.name] = registration
     return connection
 
@@ -111,6 +112,7 @@ class Registration:
         self._overrides = overrides
         self._lock = threading.Lock()
         self._handlers: Handlers | None = None
+        self._calls: list[Callable[..., Any]] = []
 
     def use(self, settings: Settings, overrides: dict[str, object]) -> None:
         """Switch to other settings; the models of the old ones are let go."""
@@ -136,7 +138,9 @@ class Registration:
         def call_without_arguments() -> Any:
             return call()
 
-        return call if function.arguments else call_without_arguments
+        chosen = call if function.arguments else call_without_arguments
+        self._calls.append(chosen)
+        return chosen
 
     def _current_handlers(self) -> Handlers:
         with self._lock:
@@ -153,14 +157,16 @@ class Registration:
 
 
 def _present(connection: duckdb.DuckDBPyConnection) -> Registration | None:
-    found = connection.execute(
-        "SELECT count(*) FROM duckdb_functions() WHERE database_name = ? AND function_name = ?",
-        [CATALOGUE, _IDENTITY],
-    ).fetchone()
-    if not found or not found[0]:
-        return None
-    row = connection.execute(f"SELECT {CATALOGUE}.{_IDENTITY}()").fetchone()
-    return _REGISTRATIONS.get(row[0]) if row else None
+    """The registration of a connection's database, if there is one."""
+    # A cursor of its own: the user's connection may hold a result that is not read to its end.
+    with connection.cursor() as cursor:
+        if not cursor.execute(
+            "SELECT 1 FROM duckdb_functions() WHERE database_name = ? AND function_name = ?",
+            [CATALOGUE, _IDENTITY],
+        ).fetchall():
+            return None
+        [(name,)] = cursor.execute(f"SELECT {CATALOGUE}.{_IDENTITY}()").fetchall()
+    return _REGISTRATIONS.get(name)
 
 
 def _create(

@@ -130,7 +130,7 @@ def test_gap_is_the_distance_to_the_best_other_partner() -> None:
     assert found["all_gap_min"] == pytest.approx(min(by_left, by_right), abs=1e-6)
     assert found["all_gap_max"] == pytest.approx(max(by_left, by_right), abs=1e-6)
     assert found["all_gap_min"] > 0
-    assert features(left[1], right[2], context)["all_gap_max"] < 0
+    assert features(left[1], right[2], context)["all_gap_min"] < 0
     assert math.isnan(found["encoder_gap_min"])
 
 
