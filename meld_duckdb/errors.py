@@ -122,6 +122,7 @@ def unknown_name(kind: str, got: str, known: Iterable[str]) -> tuple[str, str]:
     """
     names = list(known)
     close = difflib.get_close_matches(got, names, n=1, cutoff=0.6)
+    close = close or [name for name in names if len(got) > 2 and name.startswith(got)]
     listed = ", ".join(names[:50]) + (f", ... ({len(names)} in all)" if len(names) > 50 else "")
     hint = f"known: {listed}" if names else f"there is no {kind} to choose from"
     if close:

@@ -16,6 +16,7 @@ from meld_duckdb.errors import ConfigError, unknown_name
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 DEFAULT_ENCODER = "all-minilm-l6-v2"
+DEFAULT_WORKSPACE = Path(".meld")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ class Settings:
         answer: The settings that can change an answer.
     """
 
-    workspace: Path = Path(".meld")
+    workspace: Path = DEFAULT_WORKSPACE
     model_dir: Path = field(default_factory=lambda: default_model_dir())
     backend: str = "transformers"
     device: str = "auto"
@@ -106,7 +107,7 @@ def resolve(
     from_env = {
         key: environ[name] for key in _FIELDS if (name := f"MELD_{key.upper()}") in environ
     }
-    workspace = Path(str(given.get("workspace", from_env.get("workspace", Settings.workspace))))
+    workspace = Path(str(given.get("workspace") or from_env.get("workspace") or DEFAULT_WORKSPACE))
     toml_path = workspace / "meld.toml"
     layers.append((str(toml_path), _read_toml(toml_path)))
     layers.extend((f"MELD_{key.upper()}", {key: value}) for key, value in from_env.items())

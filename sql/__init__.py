@@ -1,0 +1,1 @@
+"""The SQL macros, one file per family."""

@@ -152,9 +152,7 @@ def main() -> None:
 
     debug = "--debug" in sys.argv
     try:
-        cli.main(standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
+        code = cli.main(standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -168,6 +166,7 @@ def main() -> None:
         if not isinstance(error, MeldError) and "[MELD-" not in str(error):
             click.echo("run with meld --debug ... for details", err=True)
         sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 if __name__ == "__main__":

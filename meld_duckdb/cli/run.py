@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import duckdb
 
 from meld_duckdb.errors import ConfigError
 from meld_duckdb.register import begin_statement, connect
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _OWN_MESSAGE = re.compile(r"\[MELD-E\d+\].*", re.DOTALL)
 _TRACEBACK = re.compile(r"\n+(At:|Traceback)\b.*", re.DOTALL)
@@ -36,30 +43,25 @@ def run_statements(
         if echo:
             click.secho(f"\n{text}", fg="cyan")
         begin_statement(connection)
-        relation = connection.sql(text)
-        if relation is not None:
-            click.echo(render(relation, output).rstrip("\n"))
+        if statement.expected_result_type == [duckdb.ExpectedResultType.QUERY_RESULT]:
+            # Fetched once: a relation would run its statement again for every use.
+            result = connection.sql(text).to_arrow_table()
+            click.echo(render(connection, result, output).rstrip("\n"))
+        else:
+            connection.execute(text).fetchall()
 
 
-def render(relation: duckdb.DuckDBPyRelation, output: str) -> str:
+def render(connection: duckdb.DuckDBPyConnection, result: pa.Table, output: str) -> str:
     """Render a result as a text table (cut in the middle when long), CSV or JSON lines."""
     if output == "table":
-        return str(relation)
-    import csv
-    import io
-    import json
-
-    names = relation.columns
-    rows = relation.fetchall()
+        return str(connection.from_arrow(result))
+    rows = result.to_pylist()
     if output == "json":
-        return "\n".join(
-            json.dumps(dict(zip(names, row, strict=True)), default=str, ensure_ascii=False)
-            for row in rows
-        )
+        return "\n".join(json.dumps(row, default=str, ensure_ascii=False) for row in rows)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows(rows)
+    writer.writerow(result.column_names)
+    writer.writerows(row.values() for row in rows)
     return text.getvalue()
 
 

@@ -1,0 +1,1 @@
+"""Engines: whatever runs a language model behind one contract (`backend`)."""

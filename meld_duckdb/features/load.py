@@ -103,16 +103,16 @@ def _names(data: Mapping[str, object], key: str) -> tuple[str, ...]:
 
 @cache
 def load_calibration(task: str) -> Calibration:
-    """Load the calibration that ships with the package; read once a process.
+    """Load the shipped calibration of a task.
 
     Raises:
-        ArtefactMissing: If none ships for the task.
-        ArtefactCorrupt: If the installed file is damaged.
+        ArtefactMissing: The package carries none.
+        ArtefactCorrupt: It is not what a calibration command writes.
     """
-    file = resources.files(PACKAGE) / f"{task}.json"
-    if not file.is_file():
-        raise ArtefactMissing(f"no calibration ships for task {task!r}")
-    return _parse(file.read_text(encoding="utf-8"), f"the shipped calibration of {task!r}")
+    path = resources.files(PACKAGE) / f"{task}.json"
+    if not path.is_file():
+        raise ArtefactMissing(f"no calibration of {task}", hint="install the package again")
+    return _parse(path.read_text(encoding="utf-8"), f"the calibration of {task}")
 
 
 def read_calibration(path: Path) -> Calibration:

@@ -1,0 +1,1 @@
+"""The planner: from SQL arguments to answers, step by step (`plan`)."""

@@ -245,6 +245,8 @@ def ask_engine(batch: Batch, resources: Resources) -> Batch:
             fallback = batch.tentative[i]
             if answer.error is not None and batch.options.tier != "t2" and fallback is not None:
                 answer = fallback if fallback.error is None else answer
+            if answer.error is None and fallback is not None:
+                answer = replace(answer, evidence=fallback.evidence)
             found[i] = answer
         batch = _keep(batch, resources, found)
     return replace(batch, engine_prompts=len(prompts), prompt_tokens=n_tokens)

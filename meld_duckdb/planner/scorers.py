@@ -14,7 +14,7 @@ import numpy as np
 
 from meld_duckdb.features import detect_error, impute, schema_match
 from meld_duckdb.features.fitted import Calibration, calibration_digest, load_calibration
-from meld_duckdb.features.match import pair_features
+from meld_duckdb.features.match import pair_features, select_features
 from meld_duckdb.features.trees import TreeEnsemble
 from meld_duckdb.planner.tables import Context, Tables
 from meld_duckdb.records import Record
@@ -87,16 +87,19 @@ class MatchScorer(_Calibrated):
     def score(self, queries: Sequence[Query], context: Context) -> list[Answer | None]:
         """Score pairs; see `Scorer.score`."""
         pairs = [(q.records[0], q.records[1]) for q in queries]
-        if not context:
-            variant = self._calibration.variant("pair")
-            rows = pair_features(pairs, self._cosine(variant.model, pairs), self._calibration.weights)
-        else:
-            variant = self._calibration.variant("context")
+        variant = self._calibration.variant("context" if context else "pair")
+        wanted = variant.model.features
+        cosine = self._cosine(variant.model, pairs)
+        if context:
             tables = self._tables.pair(context[0], context[1])
-            at = [(tables.left.find(a), tables.right.find(b)) for a, b in pairs]
-            rows = np.hstack(
-                [pair_features(pairs, None, tables.weights), tables.context_features(at)]
-            )
+            at = [
+                (self._tables.position(context[0], a), self._tables.position(context[1], b))
+                for a, b in pairs
+            ]
+            alone = pair_features(pairs, cosine, tables.weights)
+            rows = select_features(wanted, alone, tables.context_features(at))
+        else:
+            rows = select_features(wanted, pair_features(pairs, cosine, self._calibration.weights))
         empty = Answer("mismatch", 0.0, 0, (Evidence("feature", "a record without a value", 1.0),))
         answers = _binary(variant.model, variant.threshold, rows, ("match", "mismatch"))
         return [
@@ -109,7 +112,11 @@ class MatchScorer(_Calibrated):
     ) -> np.ndarray | None:
         if not _uses(model, "encoder_cosine"):
             return None
-        return _cosines(self._embed, [[embedding_text(r) for r in side] for side in zip(*pairs)])
+        left, right = (
+            self._embed([embedding_text(pair[side]) for pair in pairs]) for side in (0, 1)
+        )
+        cosines: np.ndarray = np.einsum("ij,ij->i", left, right)
+        return cosines
 
 
 class DetectErrorScorer(_Calibrated):
@@ -249,9 +256,3 @@ def _uses(model: TreeEnsemble, feature: str) -> bool:
         return False
     wanted = model.features.index(feature)
     return any((tree.feature == wanted).any() for tree in model.trees)
-
-
-def _cosines(embed: Embed, texts: Sequence[Sequence[str]]) -> np.ndarray:
-    left, right = (embed(list(side)) for side in texts)
-    cosines: np.ndarray = np.einsum("ij,ij->i", left, right)
-    return cosines

@@ -19,7 +19,7 @@ from meld_duckdb.features.columns import TableProfile
 from meld_duckdb.features.context import PairTables, TableIndex
 from meld_duckdb.features.impute import ImputeIndex
 from meld_duckdb.records import Record
-from meld_duckdb.retrieval.catalogue import Catalogue
+from meld_duckdb.retrieval.catalogue import Catalogue, content_digest
 from meld_duckdb.tasks.base import Query
 
 Context = tuple[str, ...]
@@ -48,6 +48,7 @@ class Tables:
         self._indexes: OrderedDict[str, TableIndex] = OrderedDict()
         self._pairs: OrderedDict[str, PairTables] = OrderedDict()
         self._profiles: OrderedDict[str, TableProfile] = OrderedDict()
+        self._contents: OrderedDict[str, dict[str, int]] = OrderedDict()
         self._impute: OrderedDict[str, ImputeIndex] = OrderedDict()
 
     def find(self, queries: Sequence[Query]) -> list[Context]:
@@ -81,6 +82,24 @@ class Tables:
         """The table with a digest, ready for look-ups by record."""
         with self._lock:
             return _keep(self._indexes, digest, lambda: self._build(digest))
+
+    def position(self, digest: str, record: Record) -> int:
+        """Where a record stands in a table, as a whole or by its content without keys.
+
+        Raises:
+            KeyError: It is not in the table; `find` named a table that holds it.
+        """
+        index = self.index(digest)
+        at = index.position.get(record.digest)
+        if at is not None:
+            return at
+        with self._lock:
+            contents = _keep(
+                self._contents,
+                digest,
+                lambda: {content_digest(r): i for i, r in reversed(list(enumerate(index.records)))},
+            )
+        return contents[content_digest(record)]
 
     def pair(self, left: str, right: str) -> PairTables:
         """Two tables with a digest each, ready for context features of pairs."""

@@ -1,0 +1,1 @@
+"""Encoder, store and blocking."""

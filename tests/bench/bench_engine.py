@@ -2,7 +2,7 @@
 
     python -m tests.bench.bench_engine --json bench-results/engine.json
 
-Both sides score the same 128 prompts in batches of 16 on the same weights, in turns (A B A B), so
+Both sides score the same prompts in batches of 16 on the same weights, in turns (A B A B), so
 that other load on the machine hits both; the ratio of the medians is what counts.
 """
 
@@ -23,7 +23,6 @@ from meld_duckdb.engine.transformers import TransformersBackend
 from meld_duckdb.settings import DEFAULT_MODEL, default_model_dir
 from meld_duckdb.tasks.base import Prompt
 
-N_PROMPTS = 128
 BATCH = 16
 ROUNDS = 3
 TARGET = 0.9
@@ -41,10 +40,10 @@ PRODUCTS = (
 )
 
 
-def make_prompts() -> list[Prompt]:
+def make_prompts(n_prompts: int) -> list[Prompt]:
     """Pairs of products; about half of each prompt's tokens are shared."""
     prompts = []
-    for n in range(N_PROMPTS):
+    for n in range(n_prompts):
         left, right = PRODUCTS[n % 5], PRODUCTS[(n // 5) % 5]
         question = (
             f"A: title: {left}, manufacturer: {left.split()[0]}, price: {n * 7 % 400}.99\n"
@@ -149,10 +148,10 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def measure() -> dict[str, object]:
+def measure(n_prompts: int) -> dict[str, object]:
     """Run both sides in turns."""
     path = models.locate(DEFAULT_MODEL, default_model_dir(), "language model")
-    prompts = make_prompts()
+    prompts = make_prompts(n_prompts)
     engine = TransformersBackend(path, device="cpu", batch_size=BATCH)
     bare = BareLoop(path)
     # A first, small run of each warms up both. The engine's prefix cache is emptied before every
@@ -164,11 +163,11 @@ def measure() -> dict[str, object]:
         engine._prefixes._entries.clear()
         seconds["engine"].append(timed(lambda: list(engine.complete(prompts))))
         seconds["bare"].append(timed(lambda: bare.run(prompts)))
-    rate = {name: N_PROMPTS / statistics.median(times) for name, times in seconds.items()}
+    rate = {name: n_prompts / statistics.median(times) for name, times in seconds.items()}
     rendered = [engine._renderer.render(prompt, 10_000) for prompt in prompts]
     return {
         "benchmark": "t2_throughput",
-        "prompts": N_PROMPTS,
+        "prompts": n_prompts,
         "batch": BATCH,
         "prompt_tokens_mean": statistics.mean(map(len, rendered)),
         "shared_prefix_tokens": len(rendered[0].prefix),
@@ -185,8 +184,9 @@ def measure() -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--prompts", type=int, default=128, help="how many (default 128)")
     arguments = parser.parse_args()
-    result = measure()
+    result = measure(arguments.prompts)
     print(f"engine {result['engine_prompts_per_s']:.2f} prompts/s")
     print(f"bare   {result['bare_prompts_per_s']:.2f} prompts/s")
     print(f"ratio  {result['ratio']:.3f} (target {TARGET})")

@@ -27,7 +27,9 @@ def create(con: duckdb.DuckDBPyConnection, name: str, returns: str = "BIGINT") -
 def test_any_number_of_arguments_of_any_type(con: duckdb.DuckDBPyConnection) -> None:
     create(con, "f")
     con.execute("CREATE TABLE t AS SELECT 1 AS a, {'b': [1]} AS s, MAP {'k': 1} AS m, NULL AS n")
-    assert con.sql("SELECT f(t), f(t, t, 'x'), f(m, n), f(NULL) FROM t").fetchall() == [(1, 1, 1, 1)]
+    assert con.sql("SELECT f(t), f(t, t, 'x'), f(m, n), f(NULL) FROM t").fetchall() == [
+        (1, 1, 1, 1)
+    ]
 
 
 def test_a_table_alias_arrives_as_a_struct(con: duckdb.DuckDBPyConnection) -> None:

@@ -3,6 +3,8 @@ from __future__ import annotations
 import duckdb
 import pytest
 
+from tests.sql.query import one
+
 
 @pytest.fixture
 def shops(con: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
@@ -29,9 +31,7 @@ def test_a_typing_error_stands_out_from_its_table(shops: duckdb.DuckDBPyConnecti
 
 
 def test_detail_names_the_reasons(shops: duckdb.DuckDBPyConnection) -> None:
-    detail = shops.execute(
-        "SELECT meld.detect_error_detail(s, 'city') FROM shops AS s WHERE id = 7"
-    ).fetchone()[0]  # type: ignore[index]
+    detail = one(shops, "SELECT meld.detect_error_detail(s, 'city') FROM shops AS s WHERE id = 7")
     assert detail["answer"] is True and detail["tier"] == 0
     assert detail["evidence"][0]["kind"] == "feature"
 
@@ -40,8 +40,8 @@ def test_unknown_columns_and_nulls(con: duckdb.DuckDBPyConnection) -> None:
     row = "{'a': 'x', 'b': NULL}"
     with pytest.raises(duckdb.Error, match=r"unknown column 'c'.*known: a, b"):
         con.sql(f"SELECT meld_detect_error({row}, 'c')").fetchall()
-    assert con.sql(f"SELECT meld_detect_error(NULL, 'a'), meld_detect_error({row}, NULL)").fetchall() == [
-        (None, None)
-    ]
-    (p,) = con.execute(f"SELECT meld_detect_error_prob({row}, 'b')").fetchone()  # type: ignore[misc]
+    assert con.sql(
+        f"SELECT meld_detect_error(NULL, 'a'), meld_detect_error({row}, NULL)"
+    ).fetchall() == [(None, None)]
+    p = one(con, f"SELECT meld_detect_error_prob({row}, 'b')")
     assert 0.0 <= p <= 1.0

@@ -4,6 +4,7 @@ import duckdb
 import pytest
 
 from tests.scripted import ScriptedBackend
+from tests.sql.query import one
 
 ROW = "{'name': 'Arnie Mortons', 'phone': '310-246-1501', 'city': NULL::VARCHAR}"
 
@@ -30,7 +31,7 @@ def test_a_missing_value_comes_from_similar_rows(cities: duckdb.DuckDBPyConnecti
 
 def test_a_new_row_of_the_same_columns_uses_the_table(cities: duckdb.DuckDBPyConnection) -> None:
     row = "{'id': 99, 'name': 'new', 'phone': '212-555-7777', 'city': NULL::VARCHAR}"
-    detail = cities.execute(f"SELECT meld_impute_detail({row}, 'city')").fetchone()[0]  # type: ignore[index]
+    detail = one(cities, f"SELECT meld_impute_detail({row}, 'city')")
     assert detail["answer"] == "new york"
     assert detail["probability"] > 0.5
     assert detail["error"] is None
@@ -38,12 +39,14 @@ def test_a_new_row_of_the_same_columns_uses_the_table(cities: duckdb.DuckDBPyCon
 
 def test_options_restrict_the_answer(cities: duckdb.DuckDBPyConnection) -> None:
     options = "{'options': ['boston', 'new york'], 'min_probability': 0.0}"
-    found = cities.sql(f"SELECT DISTINCT meld_impute(p, 'city', {options}) FROM places AS p").fetchall()
+    found = cities.sql(
+        f"SELECT DISTINCT meld_impute(p, 'city', {options}) FROM places AS p"
+    ).fetchall()
     assert {value for (value,) in found} <= {"boston", "new york"}
 
 
 def test_nothing_to_go_by_is_null_with_a_reason(con: duckdb.DuckDBPyConnection) -> None:
-    detail = con.execute(f"SELECT meld_impute_detail({ROW}, 'city', {{'tier': 't0'}})").fetchone()[0]  # type: ignore[index]
+    detail = one(con, f"SELECT meld_impute_detail({ROW}, 'city', {{'tier': 't0'}})")
     assert detail["answer"] is None
     assert detail["error"].startswith("no_candidate:")
     assert "FROM meld.index" in detail["error"]
@@ -57,7 +60,7 @@ def test_an_unknown_column_names_the_columns_there_are(con: duckdb.DuckDBPyConne
 
 
 def test_an_unknown_column_of_a_json_row_is_a_row_error(con: duckdb.DuckDBPyConnection) -> None:
-    detail = con.execute("""SELECT meld_impute_detail('{"a": 1}', 'b')""").fetchone()[0]  # type: ignore[index]
+    detail = one(con, """SELECT meld_impute_detail('{"a": 1}', 'b')""")
     assert detail["error"].startswith("unknown_column:")
 
 
@@ -76,7 +79,9 @@ def test_null_in_null_out(con: duckdb.DuckDBPyConnection) -> None:
 def test_the_language_model_generates_or_chooses(
     con: duckdb.DuckDBPyConnection, backend: ScriptedBackend
 ) -> None:
-    assert con.sql(f"SELECT meld_impute({ROW}, 'city', {{'tier': 't2'}})").fetchall() == [("value",)]
+    assert con.sql(f"SELECT meld_impute({ROW}, 'city', {{'tier': 't2'}})").fetchall() == [
+        ("value",)
+    ]
     options = "{'tier': 't2', 'options': ['boston', 'new york']}"
     assert con.sql(f"SELECT meld_impute({ROW}, 'city', {options})").fetchall() == [("boston",)]
     assert [p.choices for p in backend.asked] == [(), ("A", "B")]
@@ -86,7 +91,7 @@ def test_a_low_probability_is_null_with_a_reason(
     con: duckdb.DuckDBPyConnection, backend: ScriptedBackend
 ) -> None:
     options = "{'tier': 't2', 'min_probability': 0.95}"
-    detail = con.execute(f"SELECT meld_impute_detail({ROW}, 'city', {options})").fetchone()[0]  # type: ignore[index]
+    detail = one(con, f"SELECT meld_impute_detail({ROW}, 'city', {options})")
     assert detail["answer"] is None
     assert detail["error"] == "low_confidence: best value has probability 0.80, 0.95 wanted"
 
@@ -97,9 +102,9 @@ def test_a_learned_value_is_the_answer_and_a_candidate(con: duckdb.DuckDBPyConne
     ).fetchall()
     assert con.sql(f"SELECT meld_impute({ROW}, 'city')").fetchall() == [("los angeles",)]
     near = ROW.replace("1501", "1502")
-    detail = con.execute(
-        f"SELECT meld_impute_detail({near}, 'city', {{'min_probability': 0.0, 'tier': 't0'}})"
-    ).fetchone()[0]  # type: ignore[index]
+    detail = one(
+        con, f"SELECT meld_impute_detail({near}, 'city', {{'min_probability': 0.0, 'tier': 't0'}})"
+    )
     kinds = [e["kind"] for e in detail["evidence"]]
     assert "neighbour" in kinds
     assert any("los angeles" in (detail["answer"] or "", e["text"]) for e in detail["evidence"])

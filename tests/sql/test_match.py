@@ -7,19 +7,17 @@ import pytest
 
 from meld_duckdb.tasks.base import Completion, Prompt
 from tests.scripted import ScriptedBackend
+from tests.sql.query import one
 
 SAME = "{'title': 'apple iphone 13 128gb black', 'price': 699.0}"
 OTHER = "{'title': 'bosch gsr 12v cordless drill', 'price': 99.0}"
 
 
-def one(con: duckdb.DuckDBPyConnection, sql: str) -> object:
-    row = con.execute(sql).fetchone()
-    assert row is not None
-    return row[0] if len(row) == 1 else row
-
-
 def test_equal_records_match_and_unlike_ones_do_not(con: duckdb.DuckDBPyConnection) -> None:
-    assert one(con, f"SELECT meld_match({SAME}, {SAME}), meld_match({SAME}, {OTHER})") == (True, False)
+    assert one(con, f"SELECT meld_match({SAME}, {SAME}), meld_match({SAME}, {OTHER})") == (
+        True,
+        False,
+    )
 
 
 def test_probability_and_answer_agree_and_are_symmetric(con: duckdb.DuckDBPyConnection) -> None:
@@ -77,7 +75,7 @@ def test_detail_is_typed(con: duckdb.DuckDBPyConnection) -> None:
         "probability": "DOUBLE",
         "tier": "TINYINT",
         "experts": "VARCHAR[]",
-        "evidence": "STRUCT(kind VARCHAR, \"text\" VARCHAR, weight DOUBLE)[]",
+        "evidence": 'STRUCT(kind VARCHAR, "text" VARCHAR, weight DOUBLE)[]',
         "raw": "VARCHAR",
         "error": "VARCHAR",
     }
@@ -121,14 +119,15 @@ def test_duplicates_are_evaluated_once_over_all_vectors(con: duckdb.DuckDBPyConn
 
 
 def test_a_swapped_pair_is_the_same_question(con: duckdb.DuckDBPyConnection) -> None:
-    con.sql(f"SELECT meld_match(a, b), meld_match(b, a) FROM (SELECT {SAME} AS a, {OTHER} AS b)").fetchall()
-    lines = con.execute("SELECT sum(evaluations) FROM meld.stats()").fetchone()
-    assert lines == (1,)
+    con.sql(
+        f"SELECT meld_match(a, b), meld_match(b, a) FROM (SELECT {SAME} AS a, {OTHER} AS b)"
+    ).fetchall()
+    assert one(con, "SELECT sum(evaluations) FROM meld.stats()") == 1
 
 
 def test_threads_and_cursors_give_the_same_answers(con: duckdb.DuckDBPyConnection) -> None:
     con.execute("SET threads = 4")
-    sql = "SELECT list(meld_match_prob({'t': 'a ' || (i % 50)}, {'t': 'a 7'}) ORDER BY i) FROM range(300000) AS t(i)"
+    sql = "SELECT list(meld_match_prob({'t': 'a ' || (i % 50)}, {'t': 'a 7'}, {'tier': 't0'}) ORDER BY i) FROM range(300000) AS t(i)"
     results: list[object] = []
 
     def run() -> None:
@@ -141,7 +140,7 @@ def test_threads_and_cursors_give_the_same_answers(con: duckdb.DuckDBPyConnectio
         thread.join()
     assert results[0] == results[1]
     assert len(set(results[0])) > 1  # type: ignore[arg-type]
-    assert con.execute("SELECT sum(evaluations) FROM meld.stats()").fetchone() == (50,)
+    assert one(con, "SELECT sum(evaluations) FROM meld.stats()") == 50
 
 
 def test_tier_two_is_asked_on_demand(

@@ -4,6 +4,7 @@ import duckdb
 import pytest
 
 from tests.scripted import ScriptedBackend
+from tests.sql.query import one
 
 
 @pytest.fixture
@@ -20,9 +21,7 @@ def tables(con: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
 def test_block_ranks_the_most_similar_first(tables: duckdb.DuckDBPyConnection) -> None:
     rows = tables.sql("SELECT l_id, r_id, rank FROM meld.block('l', 'r', k := 1) ORDER BY ALL")
     assert rows.fetchall() == [(1, "y", 1), (2, "x", 1)]
-    (score,) = tables.execute(
-        "SELECT score FROM meld.block('l', 'r', k := 1) WHERE l_id = 2"
-    ).fetchone()  # type: ignore[misc]
+    score = one(tables, "SELECT score FROM meld.block('l', 'r', k := 1) WHERE l_id = 2")
     assert 0.0 < score <= 1.0
 
 
@@ -95,18 +94,32 @@ def test_an_index_is_incremental_and_gives_context(tables: duckdb.DuckDBPyConnec
     assert tables.sql(f"SELECT {columns} FROM meld.index('l')").fetchall() == [("l", 3, 0)]
     tables.execute("INSERT INTO l VALUES (4, 'new')")
     assert tables.sql(f"SELECT {columns} FROM meld.index('l')").fetchall() == [("l", 4, 1)]
+
+
+def test_indexed_tables_give_context_to_a_scalar(tables: duckdb.DuckDBPyConnection) -> None:
+    sql = """SELECT meld_match_prob(l, r, {'tier': 't0'}) FROM l, r WHERE l.id = 2 AND r.id = 'x'"""
+    alone = one(tables, sql)
+    tables.sql("FROM meld.index('l')").fetchall()
+    assert one(tables, sql) == alone  # one of the two is not enough
     tables.sql("FROM meld.index('r', embed := false)").fetchall()
-    sql = "SELECT meld_match_detail(l, r).evidence FROM l, r WHERE l.id = 2 AND r.id = 'x'"
-    (evidence,) = tables.execute(sql).fetchone()  # type: ignore[misc]
-    assert any(e["text"].startswith("table_") for e in evidence), evidence
+    indexed = one(tables, sql)
+    assert indexed != alone
+    joined = tables.sql(
+        "SELECT probability FROM meld.join('l', 'r', tier := 't0', threshold := 0.0)"
+        " WHERE l_id = 2 AND r_id = 'x'"
+    ).fetchall()
+    assert joined == [(indexed,)]
+    struct = "{'name': l.name}"  # without its key the record is found all the same
+    assert one(tables, sql.replace("(l, r", f"({struct}, r")) == indexed
 
 
 def test_embed_and_similarity(con: duckdb.DuckDBPyConnection) -> None:
-    same, unlike, null = con.execute(
-        "SELECT meld_similarity('a b', 'a b'), meld_similarity('a b', 'c d'), meld_similarity('a', NULL)"
-    ).fetchone()  # type: ignore[misc]
+    same, unlike, null = one(
+        con,
+        "SELECT meld_similarity('a b', 'a b'), meld_similarity('a b', 'c d'), meld_similarity('a', NULL)",
+    )
     assert same == pytest.approx(1.0, abs=1e-6) and unlike < 0.9 and null is None
-    vector, none = con.execute("SELECT meld_embed('a b'), meld_embed(NULL)").fetchone()  # type: ignore[misc]
+    vector, none = one(con, "SELECT meld_embed('a b'), meld_embed(NULL)")
     assert len(vector) == 64 and sum(x * x for x in vector) == pytest.approx(1.0, abs=1e-5)
     assert none is None
 
@@ -117,9 +130,9 @@ def test_a_learned_label_changes_the_very_next_answer(con: duckdb.DuckDBPyConnec
     stored = con.sql(f"SELECT meld_learn('match', {{'a': {a}, 'b': {b}}}, false)").fetchall()
     assert stored == [(True,)]
     assert con.sql(f"SELECT meld_match({a}, {b})").fetchall() == [(False,)]
-    (evidence,) = con.execute(
-        "SELECT meld_match_detail({'t': 'red apples'}, {'t': 'red apple'}).evidence"
-    ).fetchone()  # type: ignore[misc]
+    evidence = one(
+        con, "SELECT meld_match_detail({'t': 'red apples'}, {'t': 'red apple'}).evidence"
+    )
     near = [e for e in evidence if e["kind"] == "neighbour"]
     assert near[0]["text"] == "mismatch" and near[0]["weight"] > 0.5
 
@@ -133,9 +146,7 @@ def test_a_learned_label_changes_the_very_next_answer(con: duckdb.DuckDBPyConnec
         ("'impute', {'row': {'a': 1}, 'column': 'b'}, 'x'", "unknown column 'b'"),
     ],
 )
-def test_bad_labels_are_named(
-    con: duckdb.DuckDBPyConnection, arguments: str, message: str
-) -> None:
+def test_bad_labels_are_named(con: duckdb.DuckDBPyConnection, arguments: str, message: str) -> None:
     with pytest.raises(duckdb.Error, match=message):
         con.sql(f"SELECT meld_learn({arguments})").fetchall()
 

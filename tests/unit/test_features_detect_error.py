@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
+from importlib import resources
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +26,7 @@ from meld_duckdb.features.detect_error import (
     context_features,
     record_features,
 )
+from meld_duckdb.features.trees import TreeEnsemble
 from meld_duckdb.records import Record, make_record
 
 CONTEXT = FEATURES["context"]
@@ -188,3 +192,28 @@ def test_no_dependency_where_nothing_repeats() -> None:
     records = [make_record({"a": f"a{i}", "b": f"b{i % 2}"}) for i in range(30)]
     profile = TableProfile(records)
     assert find_dependency(profile.column("a"), profile.column("b")) is None
+
+
+def shipped(task: str) -> dict[str, Any]:
+    text = (resources.files("meld_duckdb.calibration") / f"{task}.json").read_text("utf-8")
+    assert len(text.encode()) < 300_000
+    content: dict[str, Any] = json.loads(text)
+    assert content["task"] == task
+    return content
+
+
+def test_shipped_model_ranks_errors_above_clean_cells() -> None:
+    content = shipped("detect_error")
+    for variant, names in FEATURES.items():
+        assert TreeEnsemble.from_dict(content["variants"][variant]["model"]).features == names
+    records = table()
+    cells = [(0, "city"), (1, "city"), (2, "city"), (3, "size"), (8, "city"), (9, "size")]
+    features = context_features(
+        TableProfile(records),
+        [records[i] for i, _ in cells],
+        [c for _, c in cells],
+        Language.from_text(content["language"]),
+    )
+    scores = TreeEnsemble.from_dict(content["variants"]["context"]["model"]).predict(features)
+    assert scores[:4].min() > scores[4:].max()
+    assert scores[0] > 0.5

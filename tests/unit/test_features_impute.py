@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
+from importlib import resources
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from meld_duckdb.errors import TrainingError
 from meld_duckdb.features.impute import (
     FEATURES,
     MAX_CANDIDATES,
@@ -17,7 +22,9 @@ from meld_duckdb.features.impute import (
     impute_features,
     rank,
 )
+from meld_duckdb.features.trees import TreeEnsemble
 from meld_duckdb.records import Record, make_record
+from meld_duckdb.train.calibration import read_rows
 
 NAMES = FEATURES["context"]
 
@@ -176,3 +183,36 @@ def test_ten_thousand_columns() -> None:
     found = impute_features(ImputeIndex(wide, "b"), wide[:1], "b")
     assert time.perf_counter() - start < 5
     assert "v" in found[0].values
+
+
+def shipped(task: str) -> dict[str, Any]:
+    text = (resources.files("meld_duckdb.calibration") / f"{task}.json").read_text("utf-8")
+    assert len(text.encode()) < 300_000
+    content: dict[str, Any] = json.loads(text)
+    assert content["task"] == task
+    return content
+
+
+def test_shipped_model_names_the_city_of_the_area_code() -> None:
+    content = shipped("impute")
+    models = {v: TreeEnsemble.from_dict(content["variants"][v]["model"]) for v in FEATURES}
+    assert {v: m.features for v, m in models.items()} == FEATURES
+    index = ImputeIndex(restaurants(), "city")
+    row = make_record({"name": "bistro", "phone": "415-777-9999", "city": None})
+    found = impute_features(index, [row], "city")[0]
+    ranked = rank(found, models["context"].predict(found.features).tolist())
+    minimum = content["variants"]["context"]["minimum"]
+    best = decide(ranked, minimum)
+    assert 0 < minimum < 1
+    assert best is not None
+    assert best.value == "san francisco"
+    options = impute_features(None, [make_record({"t": "sony tv"})], "b", [["lg", "sony"]])[0]
+    scores = models["record"].predict(options.features)
+    assert scores[1] > scores[0]
+
+
+def test_calibration_refuses_a_test_split(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError):
+        read_rows(tmp_path / "test.parquet")
+    with pytest.raises(TrainingError):
+        read_rows(tmp_path / "pairs.parquet", split="test")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
+from importlib import resources
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +21,7 @@ from meld_duckdb.features.schema_match import (
     schema_features,
     split_name,
 )
+from meld_duckdb.features.trees import TreeEnsemble
 from meld_duckdb.records import Record, make_record
 
 PAIR = FEATURES["pair"]
@@ -182,3 +186,23 @@ def test_ten_thousand_columns_on_one_side() -> None:
     assert time.perf_counter() - start < 10
     assert found["name_equal"] == 1
     assert found["all_gap_min"] > 0
+
+
+def shipped(task: str) -> dict[str, Any]:
+    text = (resources.files("meld_duckdb.calibration") / f"{task}.json").read_text("utf-8")
+    assert len(text.encode()) < 300_000
+    content: dict[str, Any] = json.loads(text)
+    assert content["task"] == task
+    return content
+
+
+def test_shipped_models_rank_the_right_partner_first() -> None:
+    content = shipped("schema_match")
+    left, right = schemas()
+    pairs = [(left[1], other) for other in right]
+    for variant in ("pair", "context"):
+        model = TreeEnsemble.from_dict(content["variants"][variant]["model"])
+        assert model.features == FEATURES[variant]
+        context = SchemaContext(left, right) if variant == "context" else None
+        scores = model.predict(schema_features(pairs, context))
+        assert scores.argmax() == 1, variant

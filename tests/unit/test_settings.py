@@ -50,3 +50,12 @@ def test_bad_toml_is_named(tmp_path: Path) -> None:
     (tmp_path / "meld.toml").write_text("model = \n")
     with pytest.raises(ConfigError, match=r"meld\.toml is not valid TOML"):
         resolve({"workspace": tmp_path}, {})
+
+
+def test_meld_toml_of_the_default_workspace_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".meld").mkdir()
+    (tmp_path / ".meld" / "meld.toml").write_text("engine_batch = 5\n")
+    monkeypatch.chdir(tmp_path)
+    assert resolve({}, {})[0].engine_batch == 5

@@ -131,9 +131,10 @@ def _broken(change: str) -> object:
 
 @pytest.mark.parametrize(
     "change",
-    "not a mapping|kind|features|baseline|length|empty|loop|outside|feature|text|column|value".split(
-        "|"
-    ),
+    [
+        *("not a mapping", "kind", "features", "baseline", "length", "empty", "loop", "outside"),
+        *("feature", "text", "column", "value"),
+    ],
 )
 def test_corrupt_is_refused(change: str) -> None:
     with pytest.raises(ArtefactCorrupt):

@@ -1,0 +1,200 @@
+"""What a causal language model is made to do: score choices and generate, over cached prefixes.
+
+Rows of a batch are padded on the left, so that the last position of every row is its last token
+and the output layer runs on that position only:
+
+    [ prefix, keys and values from the cache | padding | own tokens ]
+
+Nothing here imports a heavy library: model and modules come from `TransformersBackend`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from meld_duckdb.engine.kv import Job, PrefixCache, Tokens, cache_layers
+from meld_duckdb.engine.rendering import Renderer
+from meld_duckdb.tasks.base import Completion
+
+_SEQUENCE_POSITIONS = 512
+"""Positions whose logits are held at once when choices are scored token by token."""
+
+
+class Decoder:
+    """Runs batches of jobs that share a prefix. Not safe for threads.
+
+    Args:
+        model: A causal language model in evaluation mode.
+        renderer: Its tokenizer's renderer.
+        torch: The torch module.
+        new_cache: Makes an empty key-value cache of transformers.
+        last_only: Keyword arguments that restrict logits to the last position.
+        stop_ids: Tokens that end an answer.
+        prefixes: Where keys and values of prefixes are kept.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        renderer: Renderer,
+        *,
+        torch: Any,
+        new_cache: Callable[[], Any],
+        last_only: dict[str, int],
+        stop_ids: frozenset[int],
+        prefixes: PrefixCache,
+    ) -> None:
+        self._torch = torch
+        self._new_cache = new_cache
+        self._model = model
+        self._renderer = renderer
+        self._last_only = last_only
+        self._stop_ids = stop_ids
+        self._prefixes = prefixes
+
+    def score(self, jobs: Sequence[Job]) -> list[Completion]:
+        """Score choices whose first tokens tell them apart, in one forward pass."""
+        logits, _, _ = self._forward(jobs[0].prefix, [job.own for job in jobs], keep=False)
+        completions = []
+        for job, row in zip(jobs, logits, strict=True):
+            scores = [row[sorted(first)].logsumexp(0) for first in job.firsts]
+            completions.append(_chosen(job, self._torch.stack(scores).tolist()))
+        return completions
+
+    def score_sequences(self, jobs: Sequence[Job]) -> list[Completion]:
+        """Score choices by all their tokens and the end of the turn, one prompt after another."""
+        return [self._score_sequences(job) for job in jobs]
+
+    def generate(self, jobs: Sequence[Job]) -> list[Completion]:
+        """Generate greedily; rows leave the batch as soon as they are finished."""
+        torch = self._torch
+        tokens: list[list[int]] = [[] for _ in jobs]
+        logprobs: list[list[float]] = [[] for _ in jobs]
+        logits, cache, mask = self._forward(jobs[0].prefix, [job.own for job in jobs], keep=True)
+        live = list(range(len(jobs)))
+        while True:
+            best, ids = logits.log_softmax(-1).max(-1)
+            going = []
+            pairs = zip(ids.tolist(), best.tolist(), strict=True)
+            for row, (token, logprob) in enumerate(pairs):
+                at = live[row]
+                logprobs[at].append(logprob)
+                if token in self._stop_ids:
+                    continue
+                tokens[at].append(token)
+                if len(tokens[at]) < jobs[at].prompt.max_tokens:
+                    going.append(row)
+            if not going:
+                break
+            if len(going) < len(live):
+                keep = torch.tensor(going, device=mask.device)
+                cache = self._cache_of([(k[keep], v[keep]) for k, v in cache_layers(cache)])
+                mask, ids, live = mask[keep], ids[keep], [live[row] for row in going]
+            mask = torch.cat([mask, mask.new_ones(len(live), 1)], dim=1)
+            out = self._call(ids[:, None], mask, cache, self._last_only)
+            logits, cache = out.logits[:, -1].float(), out.past_key_values
+        return [
+            Completion(
+                text=self._renderer.decode(tokens[at]),
+                probability=math.exp(sum(logprobs[at]) / len(logprobs[at])),
+                prompt_tokens=job.n_tokens,
+            )
+            for at, job in enumerate(jobs)
+        ]
+
+    def _score_sequences(self, job: Job) -> Completion:
+        torch = self._torch
+        logits, cache, mask = self._forward(job.prefix, [job.own], keep=True)
+        first = logits[0].log_softmax(-1)
+        layers = cache_layers(cache)
+        end = self._renderer.end_of_turn
+        texts = [self._renderer.encode_text(choice) + end for choice in job.prompt.choices]
+        longest = max(len(text) for text in texts)
+        step = max(1, _SEQUENCE_POSITIONS // longest)
+        scores: list[float] = []
+        for start in range(0, len(texts), step):
+            rows = texts[start : start + step]
+            # Padded on the right: a token never sees what comes after it.
+            padded = [row + (row[-1],) * (longest - len(row)) for row in rows]
+            ids = torch.tensor(padded, device=mask.device)
+            given = self._cache_of(
+                [
+                    (k.expand(len(rows), -1, -1, -1), v.expand(len(rows), -1, -1, -1))
+                    for k, v in layers
+                ]
+            )
+            seen = torch.cat([mask.expand(len(rows), -1), mask.new_ones(ids.shape)], dim=1)
+            logprobs = self._call(ids, seen, given, {}).logits.float().log_softmax(-1)
+            follow = logprobs[:, :-1].gather(-1, ids[:, 1:, None])[..., 0]
+            for number, row in enumerate(rows):
+                rest = follow[number, : len(row) - 1].sum()
+                scores.append(float(first[row[0]] + rest))
+        return _chosen(job, scores)
+
+    def _forward(
+        self, prefix: Tokens, rows: Sequence[Tokens], *, keep: bool
+    ) -> tuple[Any, Any, Any]:
+        """Run rows behind a prefix.
+
+        Returns:
+            Logits of every row's last position, float32 [n, vocabulary]; the cache, None unless
+            ``keep`` or there is a prefix; the attention mask [n, prefix + padded length].
+        """
+        torch = self._torch
+        longest = max(len(row) for row in rows)
+        device = self._model.device
+        ids = torch.tensor([(row[0],) * (longest - len(row)) + row for row in rows], device=device)
+        lengths = torch.tensor([len(row) for row in rows], device=device)
+        places = torch.arange(longest, device=device)
+        own = (places[None, :] >= longest - lengths[:, None]).long()
+        mask = torch.cat([own.new_ones(len(rows), len(prefix)), own], dim=1)
+        cache = self._expanded(prefix, len(rows)) if prefix or keep else None
+        out = self._call(ids, mask, cache, self._last_only)
+        return out.logits[:, -1].float(), out.past_key_values, mask
+
+    def _call(self, ids: Any, mask: Any, cache: Any, options: dict[str, int]) -> Any:
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        return self._model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=cache is not None,
+            **options,
+        )
+
+    def _expanded(self, prefix: Tokens, n_rows: int) -> Any:
+        if not prefix:
+            return self._new_cache()
+        layers = self._prefixes.get(prefix)
+        if layers is None:
+            ids = self._torch.tensor([prefix], device=self._model.device)
+            mask = self._torch.ones_like(ids)
+            out = self._call(ids, mask, self._new_cache(), self._last_only)
+            layers = cache_layers(out.past_key_values)
+            self._prefixes.put(prefix, layers)
+        return self._cache_of(
+            [(k.expand(n_rows, -1, -1, -1), v.expand(n_rows, -1, -1, -1)) for k, v in layers]
+        )
+
+    def _cache_of(self, layers: Sequence[tuple[Any, Any]]) -> Any:
+        cache = self._new_cache()
+        for number, (keys, values) in enumerate(layers):
+            cache.update(keys, values, number)
+        return cache
+
+
+def _chosen(job: Job, scores: Sequence[float]) -> Completion:
+    """Normalise log-scores over the choices; the first of equals wins."""
+    top = max(scores)
+    weights = [math.exp(score - top) for score in scores]
+    shares = tuple(weight / sum(weights) for weight in weights)
+    best = max(range(len(shares)), key=shares.__getitem__)
+    return Completion(
+        text=job.prompt.choices[best],
+        choice_probabilities=shares,
+        probability=shares[best],
+        prompt_tokens=job.n_tokens,
+    )

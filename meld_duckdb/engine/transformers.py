@@ -1,0 +1,235 @@
+"""The embedded engine: a Hugging Face causal language model on CPU or GPU.
+
+What makes it fast: a shared prefix goes through the model once and its keys and values are reused,
+batches hold prompts of similar length, and choices are read off the next-token distribution
+instead of being generated.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from meld_duckdb.engine.decoding import Decoder
+from meld_duckdb.engine.kv import Job, PrefixCache, group_by_prefix
+from meld_duckdb.engine.rendering import Renderer
+from meld_duckdb.errors import ArtefactCorrupt, EngineUnavailable
+from meld_duckdb.models import model_digest
+from meld_duckdb.records import digest
+from meld_duckdb.tasks.base import Completion, Prompt
+
+_DECODING = "render/1 choices:first-tokens/1 sequences:sum-and-end/1 generate:greedy/1"
+"""Changes whenever the same weights could answer the same prompt differently."""
+
+_PREFIX_BYTES = 256 << 20
+
+_LOADING = threading.Lock()
+
+_Run = Callable[[Sequence[Job]], list[Completion]]
+
+
+class TransformersBackend:
+    """Implements `meld_duckdb.engine.backend.Backend` with transformers and PyTorch.
+
+    Several threads may call it; their forward passes take turns.
+
+    Args:
+        model_path: A directory written by ``save_pretrained``.
+        device: ``"auto"`` (CUDA if there is one), ``"cpu"`` or ``"cuda"``.
+        batch_size: Prompts evaluated at once.
+        max_prompt_tokens: A longer prompt loses its oldest demonstrations; if it is still longer,
+            its completion is an error.
+        threads: PyTorch's threads, a setting of the whole process; None leaves it alone.
+
+    Raises:
+        EngineUnavailable: A library or the device is missing.
+        ArtefactCorrupt: The directory holds no model that transformers can load.
+    """
+
+    def __init__(
+        self,
+        model_path: Path,
+        *,
+        device: str = "auto",
+        batch_size: int = 16,
+        max_prompt_tokens: int = 1536,
+        threads: int | None = None,
+    ) -> None:
+        torch, transformers = _libraries()
+        if threads is not None:
+            torch.set_num_threads(threads)
+        device = _pick_device(torch, device)
+        dtype = torch.bfloat16 if device == "cuda" else torch.float32
+        model, tokenizer = _load(transformers, model_path, device, dtype)
+        self._torch = torch
+        self._renderer = Renderer(tokenizer)
+        self._prefixes = PrefixCache(_PREFIX_BYTES)
+        self._decoder = Decoder(
+            model,
+            self._renderer,
+            torch=torch,
+            new_cache=transformers.DynamicCache,
+            last_only=_last_position_only(model),
+            stop_ids=self._renderer.stop_ids | _configured_stops(model),
+            prefixes=self._prefixes,
+        )
+        self._batch_size = batch_size
+        self._max_prompt_tokens = max_prompt_tokens
+        self._positions: int | None = getattr(model.config, "max_position_embeddings", None)
+        self._lock = threading.RLock()
+        self._digest = digest(
+            "transformers", model_digest(model_path), _DECODING, str(dtype), str(max_prompt_tokens)
+        )
+
+    @property
+    def digest(self) -> str:
+        """Identity of weights, number format, decoding and prompt limit."""
+        return self._digest
+
+    def complete(self, prompts: Sequence[Prompt]) -> Iterator[list[tuple[int, Completion]]]:
+        """Answer all prompts, a list per finished engine batch, shorter prompts first.
+
+        Choices are scored by the next-token distribution: the probabilities of all tokens that
+        begin a choice (with or without a leading space, capitalised or in lower case) are summed
+        and normalised over the choices. Where two choices can begin with the same token, each is
+        scored by the sum of the log-probabilities of all its tokens and of the end of the turn.
+        That sum is not normalised by length: it would no longer be the probability of a sequence.
+
+        Without choices the answer is generated greedily, up to ``max_tokens`` or the end of the
+        turn; the probability of that end counts in the geometric mean.
+        """
+        with self._lock:
+            jobs, refused = self._prepare(prompts)
+            groups = group_by_prefix(jobs, self._prefixes)
+        if refused:
+            yield refused
+        for group in groups:
+            for run, batch in self._batches(group):
+                with self._lock, self._torch.inference_mode():
+                    completions = self._halving(run, batch)
+                yield [(job.position, c) for job, c in zip(batch, completions, strict=True)]
+
+    def _prepare(self, prompts: Sequence[Prompt]) -> tuple[list[Job], list[tuple[int, Completion]]]:
+        """Render all prompts; those that are too long are answered at once."""
+        firsts: dict[tuple[str, ...], tuple[frozenset[int], ...]] = {}
+        jobs: list[Job] = []
+        refused: list[tuple[int, Completion]] = []
+        for position, prompt in enumerate(prompts):
+            if prompt.choices not in firsts:
+                firsts[prompt.choices] = self._first_tokens(prompt.choices)
+            limit = self._max_prompt_tokens
+            if self._positions is not None:
+                limit = min(limit, self._positions - prompt.max_tokens)
+            rendered = self._renderer.render(prompt, limit)
+            if len(rendered) <= limit:
+                tokens = firsts[prompt.choices]
+                jobs.append(Job(position, prompt, rendered.prefix, rendered.own, tokens))
+                continue
+            error = f"prompt_too_long: {len(rendered)} tokens, at most {limit}"
+            refused.append((position, Completion(None, prompt_tokens=len(rendered), error=error)))
+        return jobs, refused
+
+    def _first_tokens(self, choices: tuple[str, ...]) -> tuple[frozenset[int], ...]:
+        """Tokens that begin each choice; nothing if they cannot tell the choices apart."""
+        firsts = tuple(self._renderer.first_tokens(choice) for choice in choices)
+        distinct = len(frozenset().union(*firsts)) == sum(map(len, firsts))
+        return firsts if distinct and all(firsts) else ()
+
+    def _batches(self, group: Sequence[Job]) -> Iterator[tuple[_Run, list[Job]]]:
+        """Split jobs of one prefix by what is to be done, then by length."""
+        scored = [job for job in group if job.firsts]
+        ambiguous = [job for job in group if job.prompt.choices and not job.firsts]
+        generated = [job for job in group if not job.prompt.choices]
+        runs = (
+            (self._decoder.score, scored),
+            (self._decoder.score_sequences, ambiguous),
+            (self._decoder.generate, generated),
+        )
+        for run, jobs in runs:
+            by_length = sorted(jobs, key=lambda job: len(job.own))
+            for start in range(0, len(by_length), self._batch_size):
+                yield run, by_length[start : start + self._batch_size]
+
+    def _halving(self, run: _Run, batch: list[Job]) -> list[Completion]:
+        """Run a batch; when a GPU's memory does not suffice, run its halves."""
+        try:
+            return run(batch)
+        except self._torch.cuda.OutOfMemoryError:
+            if len(batch) == 1:
+                error = f"out_of_memory: {batch[0].n_tokens} tokens do not fit on the device"
+                return [Completion(None, prompt_tokens=batch[0].n_tokens, error=error)]
+        middle = len(batch) // 2
+        return self._halving(run, batch[:middle]) + self._halving(run, batch[middle:])
+
+
+def _libraries() -> tuple[Any, Any]:
+    try:
+        import torch
+        import transformers
+    except ImportError as error:
+        raise EngineUnavailable(
+            f"the transformers engine cannot start: {error}", hint="pip install torch transformers"
+        ) from error
+    return torch, transformers
+
+
+def _pick_device(torch: Any, wanted: str) -> str:
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise EngineUnavailable(
+            "device 'cuda' was asked for, but PyTorch sees no GPU",
+            hint="set device to 'cpu' or install a CUDA build of torch",
+        )
+    return wanted
+
+
+def _load(transformers: Any, path: Path, device: str, dtype: Any) -> tuple[Any, Any]:
+    from safetensors import SafetensorError
+
+    try:
+        with quiet_loading(transformers):
+            tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                path, local_files_only=True, use_safetensors=True, dtype=dtype
+            )
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise ArtefactCorrupt(
+            f"{path} cannot be loaded as a language model: {error}",
+            hint="if it came from the registry: meld models pull NAME",
+        ) from error
+    return model.to(device).eval(), tokenizer
+
+
+@contextlib.contextmanager
+def quiet_loading(transformers: Any) -> Iterator[None]:
+    """Keep the progress bars of transformers away while a model loads, and only then."""
+    logging = transformers.utils.logging
+    if not hasattr(logging, "set_tqdm_hook"):  # before transformers 5
+        yield
+        return
+    with _LOADING:
+        previous = logging.set_tqdm_hook(lambda _factory, args, _options: logging.EmptyTqdm(*args))
+        try:
+            yield
+        finally:
+            logging.set_tqdm_hook(previous)
+
+
+def _last_position_only(model: Any) -> dict[str, int]:
+    """Find how this model is told to compute the logits of the last position only."""
+    accepted = inspect.signature(model.forward).parameters
+    for name in ("logits_to_keep", "num_logits_to_keep"):
+        if name in accepted:
+            return {name: 1}
+    return {}
+
+
+def _configured_stops(model: Any) -> frozenset[int]:
+    stops = model.generation_config.eos_token_id
+    listed = stops if isinstance(stops, list) else [stops]
+    return frozenset(stop for stop in listed if stop is not None)

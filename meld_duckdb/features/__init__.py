@@ -1,0 +1,1 @@
+"""Tier 0: features of records, cells and columns, and the models fitted on them."""

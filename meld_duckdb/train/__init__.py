@@ -1,0 +1,1 @@
+"""Commands that fit what the package ships; off the query path."""

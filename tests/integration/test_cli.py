@@ -1,0 +1,106 @@
+"""The command ``meld`` as a user runs it: a real process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def meld(*arguments: str, stdin: str | None = None, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "meld_duckdb.cli.main", *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environ},
+        timeout=240,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    "command",
+    [(), ("sql",), ("shell",), ("models",), ("models", "list"), ("models", "pull"), ("doctor",),
+     ("config",), ("config", "show")],
+)  # fmt: skip
+def test_every_command_has_help(command: tuple[str, ...]) -> None:
+    done = meld(*command, "--help")
+    assert done.returncode == 0, done.stderr
+    assert "Usage:" in done.stdout
+    description = done.stdout.split("\n\n")[1].strip()
+    assert len(description) > 10 and description.endswith((".", ":")), description
+
+
+def test_sql_prints_results(tmp_path: Path) -> None:
+    database = str(tmp_path / "mine.duckdb")
+    done = meld("sql", "--db", database, "CREATE TABLE t AS SELECT 'a b' AS x; FROM t", "--format", "csv")
+    assert (done.stdout, done.returncode) == ("x\na b\n", 0)
+    done = meld("sql", "--db", database, "SELECT meld_match(x, x) AS same FROM t", "--format", "json")
+    assert done.stdout == '{"same": true}\n'
+
+
+def test_sql_reads_a_file_and_echoes(tmp_path: Path) -> None:
+    file = tmp_path / "q.sql"
+    file.write_text("SELECT 1 AS one;\nSELECT 2 AS two;")
+    done = meld("sql", "--file", str(file), "--echo", "--format", "csv")
+    assert "SELECT 1 AS one" in done.stdout and "two\n2\n" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("sql", "SELECT meld_impute({'city': 1}, 'cty')"), "did you mean 'city'"),
+        (("sql", "SELEC 1"), "syntax error"),
+        (("sql", "--db", "/no/such/directory/x.db", "SELECT 1"), "no such directory"),
+        (("models", "pull", "smollm2"), "did you mean 'smollm2-135m-instruct'"),
+        (("sql",), "give the statements, or --file"),
+        (("sqll",), "No such command 'sqll'"),
+    ],
+)
+def test_errors_are_one_clear_line(arguments: tuple[str, ...], message: str) -> None:
+    done = meld(*arguments)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_debug_shows_the_traceback() -> None:
+    done = meld("--debug", "sql", "SELEC 1")
+    assert done.returncode != 0 and "Traceback" in done.stderr
+
+
+def test_shell_reads_a_pipe_and_fails_on_the_first_error() -> None:
+    done = meld("shell", stdin="SELECT 41 + 1 AS answer;")
+    assert done.returncode == 0 and "42" in done.stdout
+    done = meld("shell", stdin="SELECT 1; SELECT nope; SELECT 3 AS three")
+    assert done.returncode != 0 and "three" not in done.stdout
+
+
+def test_config_shows_where_a_setting_came_from(tmp_path: Path) -> None:
+    (tmp_path / "meld.toml").write_text("engine_batch = 3\n")
+    done = meld("config", "show", "--workspace", str(tmp_path), MELD_DEVICE="cpu")
+    lines = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines()}
+    assert lines["engine_batch"] == ["3", str(tmp_path / "meld.toml")]
+    assert lines["device"] == ["cpu", "MELD_DEVICE"]
+    (tmp_path / "meld.toml").write_text("enginebatch = 3\n")
+    done = meld("config", "show", "--workspace", str(tmp_path))
+    assert done.returncode != 0 and "did you mean 'engine_batch'" in done.stderr
+
+
+def test_doctor_names_what_is_missing_and_the_command_that_mends_it(tmp_path: Path) -> None:
+    done = meld("doctor", MELD_MODEL_DIR=str(tmp_path))
+    assert done.returncode == 1
+    assert "FAIL model smollm2-135m-instruct" in done.stdout
+    assert "mend with: meld models pull smollm2-135m-instruct" in done.stdout
+
+
+def test_a_missing_model_is_named_with_the_command(tmp_path: Path) -> None:
+    done = meld(
+        "sql", "SELECT meld_impute({'a': 'b', 'c': NULL}, 'c', {'tier': 't2'})", MELD_MODEL_DIR=str(tmp_path)
+    )
+    assert done.returncode == 1
+    assert "meld models pull smollm2-135m-instruct" in done.stderr

@@ -1,0 +1,109 @@
+"""Imports point down only, and every heavy library has one door."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+RANKS = {
+    "errors": 0,
+    "records": 0,
+    "udfs": 0,
+    "sql": 0,
+    "calibration": 0,
+    "settings": 1,
+    "workspace": 1,
+    "tasks": 1,
+    "features": 1,
+    "arrow": 2,
+    "models": 2,
+    "pulling": 2,
+    "engine": 3,
+    "retrieval": 4,
+    "planner": 5,
+    "train": 6,
+    "service": 6,
+    "handlers": 7,
+    "register": 8,
+    "__init__": 9,
+    "cli": 10,
+}
+DOORS = {
+    "lancedb": {"retrieval/store.py"},
+    "torch": {"engine", "retrieval/encoder.py", "train", "cli/doctor.py"},
+    "transformers": {"engine", "retrieval/encoder.py", "train", "pulling.py"},
+    "sentence_transformers": {"retrieval/encoder.py", "train"},
+    "sklearn": {"train", "features/trees.py"},
+    "duckdb": {"register.py", "cli", "__init__.py"},
+    "pandas": set(),
+}
+
+
+def sources() -> Iterator[tuple[str, Path]]:
+    for path in sorted((ROOT / "meld_duckdb").rglob("*.py")):
+        yield path.relative_to(ROOT / "meld_duckdb").as_posix(), path
+    for path in sorted((ROOT / "udfs").glob("*.py")):
+        yield f"udfs/{path.name}", path
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+            if node.module == "meld_duckdb":
+                yield from (f"meld_duckdb.{alias.name}" for alias in node.names)
+
+
+def part(name: str) -> str:
+    return name.split("/")[0].removesuffix(".py")
+
+
+def test_imports_point_down_only() -> None:
+    wrong = []
+    for name, path in sources():
+        own = part(name)
+        for imported in imports(path):
+            pieces = imported.split(".")
+            if pieces[0] != "meld_duckdb" or len(pieces) == 1 or pieces[1] not in RANKS:
+                continue
+            if pieces[1] != own and RANKS[pieces[1]] >= RANKS[own] and name != "__init__.py":
+                if RANKS[pieces[1]] == RANKS[own] and RANKS[own] in {1, 2}:
+                    continue
+                wrong.append(f"{name} imports {imported}")
+    assert wrong == []
+
+
+def test_every_module_has_a_rank() -> None:
+    assert {part(name) for name, _ in sources()} <= set(RANKS)
+
+
+def test_heavy_libraries_have_one_door() -> None:
+    wrong = []
+    for name, path in sources():
+        for imported in imports(path):
+            library = imported.split(".")[0]
+            doors = DOORS.get(library)
+            if doors is not None and not any(
+                name == door or name.startswith(f"{door}/") for door in doors
+            ):
+                wrong.append(f"{name} imports {library}")
+    assert wrong == []
+
+
+def test_the_environment_is_read_in_settings_only() -> None:
+    readers = [
+        name
+        for name, path in sources()
+        if "os.environ" in path.read_text("utf-8") or "getenv" in path.read_text("utf-8")
+    ]
+    assert readers == ["settings.py"]
+
+
+def test_no_file_eats_the_project() -> None:
+    long = {name: len(path.read_text("utf-8").splitlines()) for name, path in sources()}
+    assert {name: n for name, n in long.items() if n > 400} == {}
