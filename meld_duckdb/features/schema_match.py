@@ -271,7 +271,7 @@ class SchemaContext:
             gaps = score - _best_other(rows, i, j), score - _best_other(columns, j, i)
             result[known, 3 + 2 * k] = np.minimum(*gaps)
             result[known, 4 + 2 * k] = np.maximum(*gaps)
-        return result
+        return np.round(result, 5)  # term order, so the last digits, differ between processes
 
     def _find(self, a: str, b: str) -> tuple[int, int] | None:
         for one, two in ((a, b), (b, a)):

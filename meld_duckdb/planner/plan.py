@@ -26,8 +26,12 @@ from meld_duckdb.records import digest
 from meld_duckdb.retrieval.catalogue import Catalogue
 from meld_duckdb.settings import AnswerSettings
 from meld_duckdb.tasks.base import Answer, Evidence, Query, Task
+from meld_duckdb.tasks.binary import LANGUAGE_MODEL_TIER
 
 _LOG = logging.getLogger(__name__)
+
+LEAST_GENERATED = 0.5
+"""A value that a language model made up or chose counts from this probability on."""
 
 PART = 512
 """Queries that go through the steps at once: small enough to lose little when killed."""
@@ -272,6 +276,8 @@ def _finish(task: Task, options: Options, answer: Answer) -> Answer:
         positive = answer.probability >= options.threshold
         return replace(answer, value=task.labels[0] if positive else task.labels[1])
     least = options.min_probability
+    if least is None and answer.tier == LANGUAGE_MODEL_TIER:
+        least = LEAST_GENERATED
     if least is not None and answer.probability < least:
         reason = f"low_confidence: best value has probability {answer.probability:.2f}"
         return replace(answer, value=None, error=f"{reason}, {least:.2f} wanted")

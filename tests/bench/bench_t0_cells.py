@@ -102,7 +102,9 @@ def error_detection(data: Path) -> list[dict[str, Any]]:
 
 def masked_records(rows: list[dict[str, str]]) -> list[Record]:
     """Test rows with every masked cell blank."""
-    blank = [{k: "" if r.get(f"{k}_masked") == "True" else v for k, v in r.items()} for r in rows]
+    blank = [
+        {k: "" if str(r.get(f"{k}_masked")) == "True" else v for k, v in r.items()} for r in rows
+    ]
     return di.as_records(blank)
 
 
@@ -140,7 +142,9 @@ def impute_column(
     records = masked_records(test)
     start = time.perf_counter()
     found = impute_features(index, records, column)
-    ranked = [rank(c, trees.predict(c.features).tolist()) for c in found]
+    scores = trees.predict(np.concatenate([c.features for c in found]))
+    ends = np.cumsum([len(c.values) for c in found])[:-1]
+    ranked = [rank(c, s.tolist()) for c, s in zip(found, np.split(scores, ends), strict=True)]
     per_row = (time.perf_counter() - start) / len(test)
     print(f"  {column}: index {built:.1f} s, {1e3 * per_row:.2f} ms a row")
     truth = [r[column].strip() for r in test]
@@ -162,7 +166,7 @@ def impute_column(
         "recall": np.array([t in c.values for c, t in zip(found, truth, strict=True)]),
         "common": np.array([index.values[common] == t for t in truth]),
         "nearest": np.array([n[1] == t for n, t in zip(nearest, truth, strict=True)]),
-        "masked": np.array([r[f"{column}_masked"] == "True" for r in test]),
+        "masked": np.array([str(r[f"{column}_masked"]) == "True" for r in test]),
     }
 
 

@@ -1,0 +1,183 @@
+"""Measure whether the language model adds to tier 0, and write ``calibration/tiers.json``.
+
+    python -m meld_duckdb.train.calibrate_tiers --data DIR [--model NAME] [--rows N] [--out FILE]
+
+On labelled rows of training or validation splits (never test) that tier 0 is unsure of, both tiers
+answer the same questions. The model is used for a task only if it is right more often there, with
+95 % bootstrap confidence. Entries of other models in the file are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import random
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from meld_duckdb.planner.cascade import UNSURE
+from meld_duckdb.planner.options import Options
+from meld_duckdb.planner.session import Session
+from meld_duckdb.records import Record, make_record
+from meld_duckdb.settings import DEFAULT_MODEL, resolve
+from meld_duckdb.tasks import TASKS
+from meld_duckdb.tasks.base import Query
+from meld_duckdb.train import calibrate_detect_error, calibrate_impute, calibrate_schema_match
+from meld_duckdb.train.calibrate_match import DATA_SETS, read_columns, read_table
+from meld_duckdb.train.calibration import SEED, read_rows, write_json
+
+_LOG = logging.getLogger(__name__)
+
+ROWS = 120
+"""Questions asked per task."""
+
+LEAST_ACCURACY = 0.5
+"""An open task uses generated values only if so many of them are right."""
+
+Labelled = tuple[Query, str]
+
+
+def match_rows(data: Path) -> Iterator[list[Labelled]]:
+    """Validation pairs of the sets that tier 0 was fitted on."""
+    for name in DATA_SETS:
+        folder = data / "EM" / name
+        at_left, left = read_table(folder, "tableA")
+        at_right, right = read_table(folder, "tableB")
+        split = read_columns(folder, "valid")
+        yield [
+            (_pair(left[at_left[a]], right[at_right[b]]), "match" if int(y) else "mismatch")
+            for a, b, y in zip(
+                split["ltable_id"], split["rtable_id"], split["label"], strict=True
+            )
+        ]
+
+
+def schema_match_rows(data: Path) -> Iterator[list[Labelled]]:
+    """Validation pairs of the schema-matching sets."""
+    for name in calibrate_schema_match.DATASETS:
+        rows = read_rows(data / "SM" / name / "pairs.parquet", split="valid")
+        yield [
+            (
+                _pair(*(calibrate_schema_match.column_record(r, s) for s in ("source", "target"))),
+                "match" if int(r["label"]) else "mismatch",
+            )
+            for r in rows
+        ]
+
+
+def detect_error_rows(data: Path) -> Iterator[list[Labelled]]:
+    """Cells of clean tables, some of them with a planted error."""
+    rng = random.Random(SEED + 1)
+    for tables in calibrate_detect_error.read_sources(data).values():
+        corrupted = calibrate_detect_error.corrupt(tables[0], rng)
+        yield [
+            (Query((make_record(row),), column), "error" if corrupted.wrong[i, j] else "correct")
+            for i, row in enumerate(corrupted.rows)
+            for j, column in enumerate(corrupted.columns)
+        ]
+
+
+def impute_rows(data: Path) -> Iterator[list[Labelled]]:
+    """Training cells with a known value, blanked, and no table to look in."""
+    for dataset, columns in calibrate_impute.TARGETS.items():
+        rows = read_rows(data / "DI" / dataset / "train.parquet")
+        for column in columns:
+            yield [
+                (Query((_blank(record, column),), column), record.fields[column] or "")
+                for record in calibrate_impute.as_records(rows)
+                if record.fields.get(column)
+            ]
+
+
+SOURCES: dict[str, Callable[[Path], Iterator[list[Labelled]]]] = {
+    "match": match_rows,
+    "schema_match": schema_match_rows,
+    "detect_error": detect_error_rows,
+    "impute": impute_rows,
+}
+
+
+def measure(session: Session, task: str, sets: Sequence[list[Labelled]], rows: int) -> dict[str, object]:
+    """Compare the tiers on unsure rows of several data sets.
+
+    Returns:
+        The entry for ``tiers.json``: ``use``, the band ``low`` to ``high``, ``reason``, figures.
+    """
+    rng = random.Random(SEED)
+    chosen: list[Labelled] = []
+    tier0: list[str | None] = []
+    for labelled in sets:
+        sample = rng.sample(labelled, min(len(labelled), 20 * rows))
+        answers, _ = session.planner.answer(TASKS[task], [q for q, _ in sample], Options(tier="t0"))
+        unsure = [
+            (pair, answer.value)
+            for pair, answer in zip(sample, answers, strict=True)
+            if answer.value is None or UNSURE[0] < (answer.probability or 0.0) < UNSURE[1]
+        ][: rows // len(sets)]
+        chosen += [pair for pair, _ in unsure]
+        tier0 += [value for _, value in unsure]
+    queries = {query.digest: query for query, _ in chosen}
+    answers, _ = session.planner.answer(TASKS[task], list(queries.values()), Options(tier="t2"))
+    said = dict(zip(queries, answers, strict=True))
+    first = np.array([a == y for a, (_, y) in zip(tier0, chosen, strict=True)], dtype=float)
+    second = np.array([said[q.digest].value == y for q, y in chosen], dtype=float)
+    low = _lower_bound(second - first)
+    use = low > 0 and (TASKS[task].labels is not None or second.mean() >= LEAST_ACCURACY)
+    reason = (
+        f"on {len(chosen)} training rows that tier 0 was unsure of, tier 0 was right on "
+        f"{first.mean():.0%} and this model on {second.mean():.0%}"
+    )
+    return {
+        "use": bool(use),
+        "low": UNSURE[0],
+        "high": UNSURE[1],
+        "reason": reason,
+        "n": len(chosen),
+        "tier0_accuracy": round(float(first.mean()), 4),
+        "tier2_accuracy": round(float(second.mean()), 4),
+    }
+
+
+def _lower_bound(differences: np.ndarray) -> float:
+    """Lower end of the 95 % bootstrap interval of the mean."""
+    rng = np.random.default_rng(SEED)
+    picks = rng.integers(0, len(differences), size=(2_000, len(differences)))
+    return float(np.quantile(differences[picks].mean(axis=1), 0.025))
+
+
+def _pair(left: Record, right: Record) -> Query:
+    return Query(tuple(sorted((left, right), key=lambda r: r.digest)))
+
+
+def _blank(record: Record, column: str) -> Record:
+    return make_record({k: None if k == column else v for k, v in record.fields.items()})
+
+
+def main() -> None:
+    """Measure one model on all tasks and write its entries."""
+    default = Path(__file__).parent.parent / "calibration" / "tiers.json"
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="directory of the benchmark data")
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="base model to measure")
+    parser.add_argument("--rows", type=int, default=ROWS, help="questions per task")
+    parser.add_argument("--out", type=Path, default=default, help="file to write")
+    given = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+    content = json.loads(given.out.read_text("utf-8")) if given.out.exists() else {}
+    with tempfile.TemporaryDirectory() as folder:
+        settings, _ = resolve({"workspace": folder, "model": given.model})
+        session = Session(settings, lambda text: _LOG.info("%s", text))
+        for task, source in SOURCES.items():
+            entry = measure(session, task, list(source(given.data)), given.rows)
+            _LOG.info("%s: %s", task, entry)
+            content.setdefault(task, {})[given.model] = entry
+            write_json(given.out, content)
+
+
+if __name__ == "__main__":
+    main()
