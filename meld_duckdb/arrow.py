@@ -178,9 +178,7 @@ def _detail(answer: Answer) -> dict[str, object]:
         "probability": answer.probability,
         "tier": answer.tier,
         "experts": list(answer.experts),
-        "evidence": [
-            {"kind": e.kind, "text": e.text, "weight": e.weight} for e in answer.evidence
-        ],
+        "evidence": [{"kind": e.kind, "text": e.text, "weight": e.weight} for e in answer.evidence],
         "raw": answer.raw,
         "error": answer.error,
     }

@@ -23,9 +23,7 @@ from meld_duckdb.udfs import SqlFunction
 _TRUE_WORDS = frozenset({"true", "1", "yes", "t"})
 _FALSE_WORDS = frozenset({"false", "0", "no", "f"})
 _PAIR = pa.list_(
-    pa.struct(
-        [("l", pa.int64()), ("r", pa.int64()), ("rank", pa.int64()), ("score", pa.float64())]
-    )
+    pa.struct([("l", pa.int64()), ("r", pa.int64()), ("rank", pa.int64()), ("score", pa.float64())])
 )
 _JOINED = pa.list_(
     pa.struct(
@@ -64,8 +62,7 @@ class Handlers:
 
     def answer(self, function: SqlFunction, columns: Sequence[pa.Array]) -> pa.Array:
         """Task functions: one answer, probability or detail per row."""
-        assert function.task is not None  # noqa: S101  (declared so in udfs/)
-        details = self.service.answer(function.name, function.task, columns)
+        details = self.service.answer(function.name, function.task or "", columns)
         if function.form == "probability":
             return pc.struct_field(details, "probability")
         if function.form == "answer":
@@ -202,9 +199,7 @@ class Handlers:
 
     def settings(self, function: SqlFunction, columns: Sequence[pa.Array]) -> pa.Array:
         """Behind ``FROM meld.settings()``."""
-        rows = [
-            {"key": o.key, "value": str(o.value), "source": o.source} for o in self._origins
-        ]
+        rows = [{"key": o.key, "value": str(o.value), "source": o.source} for o in self._origins]
         return _text_rows(rows, ("key", "value", "source"))
 
     def help(self, function: SqlFunction, columns: Sequence[pa.Array]) -> pa.Array:
@@ -282,9 +277,7 @@ def _label(task: str, query: object, answer: object) -> tuple[Query, str]:
         raise InputError(what, hint=hint)
     if not isinstance(query, Mapping) or len(query) != 2:
         shape = "{'row': ..., 'column': ...}" if task in CELL_TASKS else "{'a': ..., 'b': ...}"
-        raise InputError(
-            f"the query of a {task} label is {query!r}", hint=f"write it as {shape}"
-        )
+        raise InputError(f"the query of a {task} label is {query!r}", hint=f"write it as {shape}")
     built = build_query(task, list(query.values()), Options())
     if not isinstance(built, Query):
         raise InputError(f"the query of a {task} label cannot be read: {built or 'it is NULL'}")

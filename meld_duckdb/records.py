@@ -94,7 +94,7 @@ def make_record(fields: Mapping[str, object]) -> Record:
     return Record(texts, canonical, digest(canonical))
 
 
-def value_text(value: object) -> str | None:
+def value_text(value: object) -> str | None:  # noqa: PLR0911  (one line per SQL type)
     """Render a SQL value as text; None, and a float that is not a number, give None.
 
     Numbers lose a trailing ``.0``, dates and times are ISO 8601, binary is hexadecimal, nested
@@ -143,6 +143,6 @@ def _json_value(value: object) -> object:
 
 
 def is_key_column(name: str) -> bool:
-    """Tell whether a column only numbers rows: ``id``, ``rowid``, ``row_id``, ``index``, ``*_id``."""
+    """Tell whether a column only numbers rows: ``id``, ``rowid``, ``index`` or ``*_id``."""
     lowered = name.lower()
     return lowered in {"id", "rowid", "row_id", "index"} or lowered.endswith("_id")

@@ -178,10 +178,10 @@ def _create(
     connection.create_function(
         name,
         call,
-        None if function.arguments else [],  # type: ignore[arg-type]
-        function.returns,  # type: ignore[arg-type]
-        type="arrow",  # type: ignore[arg-type]
-        null_handling="special",  # type: ignore[arg-type]
+        None if function.arguments else [],
+        function.returns,
+        type="arrow",
+        null_handling="special",
         side_effects=function.volatile,
     )
 

@@ -35,7 +35,9 @@ class Service(Protocol):
     """Answers task functions; one contract for every implementation."""
 
     @property
-    def stats(self) -> Stats: ...
+    def stats(self) -> Stats:
+        """Counters of this service."""
+        ...
 
     def answer(self, function: str, task: str, arguments: Sequence[pa.Array]) -> pa.StructArray:
         """Answer all rows of one call.
@@ -154,9 +156,7 @@ class LocalService:
                 queries[wanted[i]] = query
         if not queries:
             return found, Outcome()
-        answers, outcome = self.session.planner.answer(
-            TASKS[task], list(queries.values()), options
-        )
+        answers, outcome = self.session.planner.answer(TASKS[task], list(queries.values()), options)
         by_digest = dict(zip(queries, answers, strict=True))
         found.update((i, by_digest[d]) for i, d in wanted.items())
         return found, outcome
@@ -169,7 +169,9 @@ class LocalService:
             return
         counts = np.bincount(inverse, minlength=len(answers))
         failures = [
-            (digest(function, str(i)), error) for i, error in failed.items() for _ in range(counts[i])
+            (digest(function, str(i)), error)
+            for i, error in failed.items()
+            for _ in range(counts[i])
         ]
         if self.stats.count_failures(function, failures):
             first = next(iter(failed.values()))

@@ -19,6 +19,15 @@ DEFAULT_ENCODER = "all-minilm-l6-v2"
 DEFAULT_WORKSPACE = Path(".meld")
 
 
+def default_model_dir() -> Path:
+    """``MELD_MODEL_DIR``, else ``meld-duckdb/models`` below the XDG cache directory."""
+    given = os.environ.get("MELD_MODEL_DIR")
+    if given:
+        return Path(given)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "meld-duckdb" / "models"
+
+
 @dataclass(frozen=True, slots=True)
 class AnswerSettings:
     """Settings that can change an answer. Every field is part of the cache key.
@@ -58,7 +67,7 @@ class Settings:
     """
 
     workspace: Path = DEFAULT_WORKSPACE
-    model_dir: Path = field(default_factory=lambda: default_model_dir())
+    model_dir: Path = field(default_factory=default_model_dir)
     backend: str = "transformers"
     device: str = "auto"
     engine_batch: int = 16
@@ -79,15 +88,6 @@ class Origin:
     source: str
 
 
-def default_model_dir() -> Path:
-    """``MELD_MODEL_DIR``, else ``meld-duckdb/models`` below the XDG cache directory."""
-    given = os.environ.get("MELD_MODEL_DIR")
-    if given:
-        return Path(given)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "meld-duckdb" / "models"
-
-
 def resolve(
     overrides: Mapping[str, object] | None = None,
     environ: Mapping[str, str] | None = None,
@@ -104,9 +104,7 @@ def resolve(
     environ = os.environ if environ is None else environ
     layers: list[tuple[str, dict[str, object]]] = [("default", {})]
     given = {k: v for k, v in (overrides or {}).items() if v is not None}
-    from_env = {
-        key: environ[name] for key in _FIELDS if (name := f"MELD_{key.upper()}") in environ
-    }
+    from_env = {key: environ[name] for key in _FIELDS if (name := f"MELD_{key.upper()}") in environ}
     workspace = Path(str(given.get("workspace") or from_env.get("workspace") or DEFAULT_WORKSPACE))
     toml_path = workspace / "meld.toml"
     layers.append((str(toml_path), _read_toml(toml_path)))
@@ -178,7 +176,7 @@ def _coerce(key: str, value: object, source: str) -> object:
             result = word in {"true", "1", "yes", "on"}
     elif wanted is int and not isinstance(value, bool):
         text = str(value)
-        if text.isdigit() and int(text) > 0 or (key == "demonstrations" and text == "0"):
+        if text.isdigit() and (int(text) > 0 or key == "demonstrations"):
             result = int(text)
     elif wanted is str and isinstance(value, str) and value:
         result = value

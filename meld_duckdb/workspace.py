@@ -25,18 +25,22 @@ class Workspace:
 
     @property
     def manifest_path(self) -> Path:
+        """Schema version and stage records."""
         return self.path / "manifest.json"
 
     @property
     def cache_path(self) -> Path:
+        """The answer cache."""
         return self.path / "cache.sqlite"
 
     @property
     def catalogue_path(self) -> Path:
+        """Indexed tables, their members, labels."""
         return self.path / "catalogue.sqlite"
 
     @property
     def lance_path(self) -> Path:
+        """The LanceDB database."""
         return self.path / "index.lance"
 
 

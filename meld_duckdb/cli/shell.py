@@ -82,9 +82,7 @@ def _prompt_session(connection: duckdb.DuckDBPyConnection):  # type: ignore[no-u
     from prompt_toolkit.key_binding.key_processor import KeyPressEvent
 
     class MeldCompleter(Completer):
-        def get_completions(
-            self, document: Document, event: CompleteEvent
-        ) -> Iterable[Completion]:
+        def get_completions(self, document: Document, event: CompleteEvent) -> Iterable[Completion]:
             words = WordCompleter(completions(connection), ignore_case=True, WORD=True)
             yield from words.get_completions(document, event)
 
@@ -106,4 +104,3 @@ def _prompt_session(connection: duckdb.DuckDBPyConnection):  # type: ignore[no-u
         key_bindings=keys,
         prompt_continuation="  ... ",
     )
-

@@ -1,4 +1,8 @@
-"""The fitted models of tier T0, as shipped with the package or written by a calibration run."""
+"""Read the fitted models that ship with the package.
+
+A calibration file is JSON: ``task``, ``version``, ``variants`` (each with ``model``, a tree
+ensemble, and the cut that goes with it), where it was trained, what was held out, and its metrics.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from meld_duckdb.errors import ArtefactCorrupt, ArtefactIncompatible, ArtefactMissing
@@ -15,90 +18,61 @@ from meld_duckdb.features.text import IdfWeights
 from meld_duckdb.features.trees import TreeEnsemble
 from meld_duckdb.records import digest
 
-PACKAGE = "meld_duckdb.calibration"
-"""Where the shipped files are."""
-
 VERSION = 1
 """Version of the file format that this code reads."""
 
 
-@dataclass(frozen=True, eq=False)
-class Calibration:
-    """What a calibration run has fitted for one task.
+@dataclass(frozen=True)
+class Variant:
+    """One fitted model.
 
     Attributes:
-        task: The task's name.
-        variants: Name of the variant to its model.
-        words: Generic word weights for records whose tables are not known.
-        trained_on: Data sets whose train splits were fitted on.
-        held_out: Data sets that no part of this calibration has seen.
-        metrics: What was measured when it was fitted.
-        fitted_by: The command that reproduces it.
+        model: The trees.
+        threshold: Probability from which a binary task answers its first label.
+        minimum: Probability below which an open task abstains.
     """
 
+    model: TreeEnsemble
+    threshold: float
+    minimum: float
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """The calibration of one task; ``content`` is the file as read."""
+
     task: str
-    variants: Mapping[str, TreeEnsemble]
-    words: IdfWeights
-    trained_on: tuple[str, ...]
-    held_out: tuple[str, ...]
-    metrics: Mapping[str, Any]
-    fitted_by: str
+    content: Mapping[str, Any]
+    variants: Mapping[str, Variant]
 
-    @cached_property
-    def digest(self) -> str:
-        """32 hexadecimal digits of everything that can change an answer."""
-        models = [f"{name}={self.variants[name].digest}" for name in sorted(self.variants)]
-        return digest(self.task, *models, json.dumps(self.words.to_dict(), sort_keys=True))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a form for JSON."""
-        return {
-            "task": self.task,
-            "version": VERSION,
-            "trained_on": list(self.trained_on),
-            "held_out": list(self.held_out),
-            "fitted_by": self.fitted_by,
-            "metrics": dict(self.metrics),
-            "variants": {name: model.to_dict() for name, model in self.variants.items()},
-            "words": self.words.to_dict(),
-        }
-
-    @staticmethod
-    def from_dict(data: object) -> Calibration:
-        """Read what `to_dict` wrote.
+    def variant(self, name: str) -> Variant:
+        """One variant by its name.
 
         Raises:
-            ArtefactCorrupt: If a part is missing or malformed.
-            ArtefactIncompatible: If the file has another format version.
+            ArtefactCorrupt: The file lacks it.
         """
-        if not isinstance(data, Mapping):
-            raise ArtefactCorrupt("the calibration is not an object")
-        if data.get("version") != VERSION:
-            raise ArtefactIncompatible(
-                f"the calibration has version {data.get('version')!r}, expected {VERSION}",
-                hint="run its calibration command again",
-            )
-        task, variants, metrics = data.get("task"), data.get("variants"), data.get("metrics")
-        if not isinstance(task, str) or not isinstance(variants, Mapping) or not variants:
-            raise ArtefactCorrupt("the calibration names no task or has no variant")
-        if not isinstance(metrics, Mapping):
-            raise ArtefactCorrupt("the calibration has no metrics")
-        return Calibration(
-            task,
-            {str(name): TreeEnsemble.from_dict(model) for name, model in variants.items()},
-            IdfWeights.from_dict(data.get("words")),
-            _names(data, "trained_on"),
-            _names(data, "held_out"),
-            metrics,
-            str(data.get("fitted_by", "")),
-        )
+        if name not in self.variants:
+            raise ArtefactCorrupt(f"the calibration of {self.task} has no variant {name!r}")
+        return self.variants[name]
 
+    def text(self, key: str) -> str:
+        """A text member of the file."""
+        return str(self.content[key])
 
-def _names(data: Mapping[str, object], key: str) -> tuple[str, ...]:
-    names = data.get(key)
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ArtefactCorrupt(f"the calibration has no list of names {key!r}")
-    return tuple(names)
+    @property
+    def trained_on(self) -> tuple[str, ...]:
+        """Data sets whose training splits were fitted on."""
+        return tuple(self.content["trained_on"])
+
+    @property
+    def held_out(self) -> tuple[str, ...]:
+        """Data sets that no part of the calibration has seen."""
+        return tuple(self.content["held_out"])
+
+    @cached_property
+    def words(self) -> IdfWeights:
+        """The shipped word weights, for records whose tables are not known."""
+        return IdfWeights.from_dict(self.content["words"])
 
 
 @cache
@@ -109,27 +83,42 @@ def load_calibration(task: str) -> Calibration:
         ArtefactMissing: The package carries none.
         ArtefactCorrupt: It is not what a calibration command writes.
     """
-    path = resources.files(PACKAGE) / f"{task}.json"
-    if not path.is_file():
-        raise ArtefactMissing(f"no calibration of {task}", hint="install the package again")
-    return _parse(path.read_text(encoding="utf-8"), f"the calibration of {task}")
+    return read_calibration(task, _text(task))
 
 
-def read_calibration(path: Path) -> Calibration:
-    """Read a calibration file.
-
-    Raises:
-        ArtefactMissing: If there is no such file.
-        ArtefactCorrupt: If it is damaged.
-    """
-    if not path.is_file():
-        raise ArtefactMissing(f"no calibration at {path}")
-    return _parse(path.read_text(encoding="utf-8"), f"the calibration at {path}")
+@cache
+def calibration_digest(task: str) -> str:
+    """Digest of the shipped calibration file; see `load_calibration`."""
+    return digest("calibration", _text(task))
 
 
-def _parse(text: str, what: str) -> Calibration:
+def read_calibration(task: str, text: str) -> Calibration:
+    """Read a calibration from the text of its file; see `load_calibration`."""
     try:
-        data = json.loads(text)
-    except ValueError as error:
-        raise ArtefactCorrupt(f"{what} is not JSON", hint="install the package again") from error
-    return Calibration.from_dict(data)
+        content = json.loads(text)
+        if content["version"] != VERSION:
+            raise ArtefactIncompatible(
+                f"the calibration of {task} has version {content['version']!r}, expected {VERSION}",
+                hint="run its calibration command again",
+            )
+        variants = {name: _variant(given) for name, given in content["variants"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ArtefactCorrupt(f"the calibration of {task} cannot be read: {error!r}") from error
+    return Calibration(task, content, variants)
+
+
+def _variant(given: Mapping[str, Any]) -> Variant:
+    return Variant(
+        TreeEnsemble.from_dict(given["model"]),
+        float(given.get("threshold", 0.5)),
+        float(given.get("minimum", 0.0)),
+    )
+
+
+def _text(task: str) -> str:
+    path = resources.files("meld_duckdb.calibration") / f"{task}.json"
+    if not path.is_file():
+        raise ArtefactMissing(
+            f"the package carries no calibration of {task}", hint="reinstall meld-duckdb"
+        )
+    return path.read_text("utf-8")

@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from typing import Any
 
 from meld_duckdb.planner.options import Options
 from meld_duckdb.tasks.base import Answer
@@ -65,9 +66,9 @@ def choose_policy(task: str, model: str, options: Options) -> Policy:
 
 
 @cache
-def _measured() -> dict[str, dict[str, dict[str, object]]]:
+def _measured() -> dict[str, dict[str, dict[str, Any]]]:
     path = resources.files("meld_duckdb.calibration") / "tiers.json"
     if not path.is_file():
         return {}
-    measured: dict[str, dict[str, dict[str, object]]] = json.loads(path.read_text("utf-8"))
+    measured: dict[str, dict[str, dict[str, Any]]] = json.loads(path.read_text("utf-8"))
     return measured

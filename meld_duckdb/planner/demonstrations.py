@@ -96,7 +96,10 @@ class Demonstrator:
         key = self.digest("impute")
         if self._rows_key != key:
             self._rows = [
-                (d.query.target, make_record({**d.query.records[0].fields, d.query.target: d.answer}))
+                (
+                    d.query.target,
+                    make_record({**d.query.records[0].fields, d.query.target: d.answer}),
+                )
                 for d in self._store().labels("impute")
                 if d.query.target
             ]

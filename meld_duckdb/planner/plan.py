@@ -33,6 +33,9 @@ _LOG = logging.getLogger(__name__)
 LEAST_GENERATED = 0.5
 """A value that a language model made up or chose counts from this probability on."""
 
+HALVINGS = 4
+"""Times the records of a prompt that is too long are cut to half."""
+
 PART = 512
 """Queries that go through the steps at once: small enough to lose little when killed."""
 
@@ -135,7 +138,13 @@ class Planner:
                     tentative=(None,) * len(part),
                 )
                 done.append(self._run(batch))
-        answers = [_finish(task, options, a) for b in done for a in b.answers if a is not None]
+        scorer = self._resources.scorers[task.name]
+        answers = [
+            _finish(task, options, answer, scorer.least(context))
+            for batch in done
+            for answer, context in zip(batch.answers, batch.contexts, strict=True)
+            if answer is not None
+        ]
         return answers, _outcome(done)
 
     def _run(self, batch: Batch) -> Batch:
@@ -217,7 +226,9 @@ def score_features(batch: Batch, resources: Resources) -> Batch:
     for context, positions in groups.items():
         scored = scorer.score([batch.queries[i] for i in positions], context)
         for i, answer in zip(positions, scored, strict=True):
-            tentative[i] = resources.demonstrator.add_neighbours(batch.task, batch.queries[i], answer)
+            tentative[i] = resources.demonstrator.add_neighbours(
+                batch.task, batch.queries[i], answer
+            )
     batch = replace(batch, tentative=tuple(tentative))
     settled = {
         i: answer
@@ -230,30 +241,66 @@ def score_features(batch: Batch, resources: Resources) -> Batch:
 def ask_engine(batch: Batch, resources: Resources) -> Batch:
     """Tier 2: ask the language model about what is still open, batch by batch.
 
-    A row the model cannot answer falls back to its tier-0 answer where there is one.
+    A prompt that is too long is asked again with its records cut to half; a row the model cannot
+    answer falls back to its tier-0 answer where there is one.
     """
-    positions = batch.open
+    max_chars = resources.settings.max_record_chars
+    waiting = batch.open
+    for _ in range(HALVINGS):
+        batch, waiting = _ask_round(batch, resources, waiting, max_chars)
+        if not waiting:
+            return batch
+        max_chars //= 2
+    return _ask_round(batch, resources, waiting, max_chars, last=True)[0]
+
+
+def _ask_round(
+    batch: Batch,
+    resources: Resources,
+    positions: Sequence[int],
+    max_chars: int,
+    *,
+    last: bool = False,
+) -> tuple[Batch, list[int]]:
+    """Ask once; gives the batch and the positions whose prompt was too long (none if ``last``)."""
+    demonstrator, task = resources.demonstrator, batch.task
     prompts = [
-        batch.task.prompt(
-            batch.queries[i], resources.demonstrator.demonstrations(batch.task, batch.queries[i])
+        task.prompt(
+            batch.queries[i], demonstrator.demonstrations(task, batch.queries[i]), max_chars
         )
         for i in positions
     ]
-    n_tokens = 0
+    too_long: list[int] = []
+    n_prompts = n_tokens = 0
     for finished in resources.backend().complete(prompts):
         found: dict[int, Answer] = {}
         for number, completion in finished:
             i = positions[number]
+            if not last and (completion.error or "").startswith("prompt_too_long"):
+                too_long.append(i)
+                continue
+            n_prompts += 1
             n_tokens += completion.prompt_tokens
-            answer = batch.task.parse(batch.queries[i], completion)
-            fallback = batch.tentative[i]
-            if answer.error is not None and batch.options.tier != "t2" and fallback is not None:
-                answer = fallback if fallback.error is None else answer
-            if answer.error is None and fallback is not None:
-                answer = replace(answer, evidence=fallback.evidence)
-            found[i] = answer
+            answer = task.parse(batch.queries[i], completion)
+            found[i] = _with_tier0(batch, i, answer)
         batch = _keep(batch, resources, found)
-    return replace(batch, engine_prompts=len(prompts), prompt_tokens=n_tokens)
+    batch = replace(
+        batch,
+        engine_prompts=batch.engine_prompts + n_prompts,
+        prompt_tokens=batch.prompt_tokens + n_tokens,
+    )
+    return batch, sorted(too_long)
+
+
+def _with_tier0(batch: Batch, position: int, answer: Answer) -> Answer:
+    """Combine an answer of tier 2 with what tier 0 said: its evidence, or its answer instead."""
+    tentative = batch.tentative[position]
+    if tentative is None:
+        return answer
+    if answer.error is None:
+        return replace(answer, evidence=tentative.evidence)
+    forced = batch.options.tier == "t2"
+    return answer if forced or tentative.error is not None else tentative
 
 
 def _keep(batch: Batch, resources: Resources, found: dict[int, Answer]) -> Batch:
@@ -266,8 +313,11 @@ STEPS: tuple[Step, ...] = (look_up_labels, look_up_cache, score_features, ask_en
 """The steps of every task, cheapest first."""
 
 
-def _finish(task: Task, options: Options, answer: Answer) -> Answer:
-    """Apply what belongs to the call, not to the cached answer: thresholds."""
+def _finish(task: Task, options: Options, answer: Answer, least: float) -> Answer:
+    """Apply what belongs to the call, not to the cached answer: thresholds.
+
+    ``least`` is the calibrated bound of tier 0, used where the call names none.
+    """
     if answer.error is not None or answer.probability is None:
         return answer
     if task.labels is not None:
@@ -275,13 +325,19 @@ def _finish(task: Task, options: Options, answer: Answer) -> Answer:
             return answer
         positive = answer.probability >= options.threshold
         return replace(answer, value=task.labels[0] if positive else task.labels[1])
-    least = options.min_probability
-    if least is None and answer.tier == LANGUAGE_MODEL_TIER:
+    if options.min_probability is not None:
+        least = options.min_probability
+    elif answer.tier == LANGUAGE_MODEL_TIER:
         least = LEAST_GENERATED
-    if least is not None and answer.probability < least:
-        reason = f"low_confidence: best value has probability {answer.probability:.2f}"
-        return replace(answer, value=None, error=f"{reason}, {least:.2f} wanted")
-    return answer
+    if answer.probability >= least:
+        return answer
+    reason = f"low_confidence: best value has probability {answer.probability:.2f}"
+    return replace(
+        answer,
+        value=None,
+        evidence=(Evidence("candidate", answer.value or "", answer.probability), *answer.evidence),
+        error=f"{reason}, {least:.2f} wanted",
+    )
 
 
 def _outcome(batches: Iterable[Batch]) -> Outcome:

@@ -8,14 +8,16 @@ from meld_duckdb.arrow import to_record
 from meld_duckdb.errors import InputError, unknown_name
 from meld_duckdb.planner.options import Options
 from meld_duckdb.records import Record, make_record
+from meld_duckdb.tasks import TASKS
 from meld_duckdb.tasks.base import Query, RowError
 
-PAIR_TASKS = frozenset({"match", "schema_match"})
 CELL_TASKS = frozenset({"detect_error", "impute"})
 N_ARGUMENTS = 2
 
 
-def build_query(task: str, arguments: Sequence[object], options: Options) -> Query | RowError | None:
+def build_query(
+    task: str, arguments: Sequence[object], options: Options
+) -> Query | RowError | None:
     """Build the question of one row.
 
     Args:
@@ -31,13 +33,13 @@ def build_query(task: str, arguments: Sequence[object], options: Options) -> Que
     """
     if any(argument is None for argument in arguments):
         return None
-    if task in PAIR_TASKS:
+    if task not in CELL_TASKS:
         return _pair_query(task, arguments[0], arguments[1])
     return _cell_query(arguments[0], arguments[1], options)
 
 
 def _pair_query(task: str, left: object, right: object) -> Query | RowError | None:
-    records = []
+    records: list[Record] = []
     for value in (left, right):
         record = to_record(value)
         if not isinstance(record, Record):
@@ -45,7 +47,9 @@ def _pair_query(task: str, left: object, right: object) -> Query | RowError | No
         if task == "schema_match" and list(record.fields) == ["text"]:
             record = make_record({"column": record.fields["text"]})
         records.append(record)
-    return Query(tuple(sorted(records, key=lambda r: r.digest)))
+    if TASKS[task].symmetric:
+        records.sort(key=lambda r: r.digest)
+    return Query(tuple(records))
 
 
 def _cell_query(row: object, column: object, options: Options) -> Query | RowError | None:

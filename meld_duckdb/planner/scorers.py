@@ -1,7 +1,7 @@
 """Tier 0 at query time: features, a small fitted model per task, and the reasons it gives.
 
 Which variant of a model answers depends on what is known: both records in indexed tables
-(``context``), or nothing but the records (``pair``, ``record``). Tier 0 is the floor that every other tier must beat.
+(``context``), or nothing but the records (``pair``, ``record``).
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from typing import Protocol
 import numpy as np
 
 from meld_duckdb.features import detect_error, impute, schema_match
-from meld_duckdb.features.fitted import Calibration, calibration_digest, load_calibration
+from meld_duckdb.features.context import comparable_text
+from meld_duckdb.features.load import Calibration, calibration_digest, load_calibration
 from meld_duckdb.features.match import pair_features, select_features
+from meld_duckdb.features.text import words
 from meld_duckdb.features.trees import TreeEnsemble
 from meld_duckdb.planner.tables import Context, Tables
 from meld_duckdb.records import Record
@@ -25,6 +27,7 @@ Embed = Callable[[Sequence[str]], np.ndarray]
 LabelledRows = Callable[[str], Sequence[Record]]
 
 _REASONS = 3
+_SURE = 0.95
 
 
 class Scorer(Protocol):
@@ -41,6 +44,10 @@ class Scorer(Protocol):
         Returns:
             One tier-0 answer per query, in order; None where features say nothing at all.
         """
+        ...
+
+    def least(self, context: Context) -> float:
+        """Probability below which an answer of this scorer does not count."""
         ...
 
 
@@ -69,6 +76,10 @@ class _Calibrated:
     def digest(self) -> str:
         """Digest of the fitted model."""
         return calibration_digest(self.task)
+
+    def least(self, context: Context) -> float:
+        """A binary answer counts whatever its probability; see `Scorer.least`."""
+        return 0.0
 
     @cached_property
     def _calibration(self) -> Calibration:
@@ -99,11 +110,10 @@ class MatchScorer(_Calibrated):
             alone = pair_features(pairs, cosine, tables.weights)
             rows = select_features(wanted, alone, tables.context_features(at))
         else:
-            rows = select_features(wanted, pair_features(pairs, cosine, self._calibration.weights))
-        empty = Answer("mismatch", 0.0, 0, (Evidence("feature", "a record without a value", 1.0),))
+            rows = select_features(wanted, pair_features(pairs, cosine, self._calibration.words))
         answers = _binary(variant.model, variant.threshold, rows, ("match", "mismatch"))
         return [
-            answer if a.present and b.present else empty
+            answer if _comparable(a) and _comparable(b) else _by_equality(a, b)
             for answer, (a, b) in zip(answers, pairs, strict=True)
         ]
 
@@ -190,8 +200,12 @@ class ImputeScorer(_Calibrated):
             )
             variant = self._calibration.variant("context" if index is not None else "record")
             for i, found in zip(positions, candidates, strict=True):
-                answers[i] = _imputed(variant.model, variant.minimum, found, index is not None)
+                answers[i] = _imputed(variant.model, found, index is not None)
         return answers
+
+    def least(self, context: Context) -> float:
+        """The calibrated probability below which a value is not answered; see `Scorer.least`."""
+        return self._calibration.variant("context" if context else "record").minimum
 
     def _index(self, column: str, context: Context) -> impute.ImputeIndex | None:
         learned = self._labelled(column)
@@ -202,6 +216,21 @@ class ImputeScorer(_Calibrated):
             return self._tables.impute_index(context[0], column)
         index = impute.ImputeIndex(rows, column)
         return index if index.records else None
+
+
+def _comparable(record: Record) -> bool:
+    """Tell whether features can say anything about a record: it holds at least one word."""
+    return bool(words(comparable_text(record)))
+
+
+def _by_equality(a: Record, b: Record) -> Answer:
+    """Judge a pair that features cannot: nothing matches nothing, equal signs match."""
+    equal = bool(a.present) and a.text == b.text
+    reason = "equal values without a word" if equal else "a record without a word"
+    probability = _SURE if equal else 0.0 if not (a.present and b.present) else 1 - _SURE
+    return Answer(
+        "match" if equal else "mismatch", probability, 0, (Evidence("feature", reason, 1.0),)
+    )
 
 
 def _binary(
@@ -219,9 +248,7 @@ def _binary(
     ]
 
 
-def _imputed(
-    model: TreeEnsemble, minimum: float, found: impute.Candidates, with_table: bool
-) -> Answer:
+def _imputed(model: TreeEnsemble, found: impute.Candidates, with_table: bool) -> Answer:
     if not found.values:
         where = "no similar row holds a value" if with_table else "nothing to choose from"
         return Answer(
@@ -232,22 +259,13 @@ def _imputed(
     best = ranked[0]
     evidence = tuple(Evidence("candidate", text, weight) for text, weight in best.evidence)
     runners = tuple(Evidence("runner-up", r.value, r.probability) for r in ranked[1:_REASONS])
-    if best.probability < minimum:
-        reason = f"low_confidence: best value has probability {best.probability:.2f}"
-        return Answer(
-            probability=best.probability,
-            tier=0,
-            evidence=(Evidence("candidate", best.value, best.probability), *runners),
-            error=f"{reason}, {minimum:.2f} wanted",
-        )
     return Answer(best.value, best.probability, 0, evidence + runners)
 
 
 def _reasons(model: TreeEnsemble, row: np.ndarray) -> tuple[Evidence, ...]:
     """The features that moved the score most, with what they added to the log-odds."""
     return tuple(
-        Evidence("feature", name, round(added, 4))
-        for name, added in model.explain(row)[:_REASONS]
+        Evidence("feature", name, round(added, 4)) for name, added in model.explain(row)[:_REASONS]
     )
 
 

@@ -88,7 +88,7 @@ class Session:
                 tables=self.tables,
                 scorers=make_scorers(
                     self.tables,
-                    lambda texts: self.encoder.encode(texts),
+                    lambda texts: self.encoder.encode(texts),  # noqa: PLW0108  (loads it late)
                     self.demonstrator.labelled_rows,
                 ),
                 demonstrator=self.demonstrator,
@@ -143,7 +143,9 @@ class Session:
         """Embed records, a bare text as it is: float32 [n, d], L2-normalised, in order."""
         limit = self.settings.answer.max_record_chars
         texts = [
-            plain_text(r.text, limit) if list(r.fields) == [TEXT_FIELD] else embedding_text(r, limit)
+            plain_text(r.text, limit)
+            if list(r.fields) == [TEXT_FIELD]
+            else embedding_text(r, limit)
             for r in records
         ]
         vectors: np.ndarray = self.encoder.encode(texts)

@@ -113,9 +113,7 @@ class Tables:
     def profile(self, digest: str) -> TableProfile:
         """The column statistics of the table with a digest."""
         with self._lock:
-            return _keep(
-                self._profiles, digest, lambda: TableProfile(self.index(digest).records)
-            )
+            return _keep(self._profiles, digest, lambda: TableProfile(self.index(digest).records))
 
     def impute_index(self, digest: str, column: str) -> ImputeIndex | None:
         """The rows of a table that hold a value in a column; None where none does."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -73,13 +74,13 @@ def find_candidates(
     )
 
 
-def _lexical_matrices(
-    left: Sequence[Record], right: Sequence[Record]
-) -> list[tuple[np.ndarray, np.ndarray]]:
+def _lexical_matrices(left: Sequence[Record], right: Sequence[Record]) -> list[tuple[Any, Any]]:
+    """Word and 3-gram TF-IDF matrices of both sides, scipy sparse, rows L2-normalised."""
     texts = [[comparable_text(r) for r in side] for side in (left, right)]
-    words = tx.tfidf_matrices(*([tx.words(t) for t in side] for side in texts))
-    grams = tx.tfidf_matrices(*([tx.grams(t) for t in side] for side in texts))
-    return [words, grams]
+    return [
+        tx.tfidf_matrices([split(t) for t in texts[0]], [split(t) for t in texts[1]])
+        for split in (tx.words, tx.grams)
+    ]
 
 
 def _best(scores: np.ndarray, start: int, k: int) -> np.ndarray:

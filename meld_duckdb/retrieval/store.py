@@ -52,7 +52,7 @@ class Store:
     """
 
     def __init__(self, path: Path, dimension: int) -> None:
-        import lancedb  # noqa: PLC0415  (a second or more; only when something is looked up)
+        import lancedb
 
         self._db = lancedb.connect(str(path))
         self._dimension = dimension

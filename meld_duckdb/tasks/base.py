@@ -128,10 +128,14 @@ class Task(Protocol):
     """One of the ten tasks. ``version`` changes whenever its prompt or its parsing changes."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Name in SQL, in files and on the command line."""
+        ...
 
     @property
-    def version(self) -> int: ...
+    def version(self) -> int:
+        """Part of every cache key."""
+        ...
 
     @property
     def labels(self) -> tuple[str, str] | None:
@@ -143,9 +147,15 @@ class Task(Protocol):
         """True when swapping the two records cannot change the answer."""
         ...
 
-    def prompt(self, query: Query, demonstrations: Sequence[Demonstration]) -> Prompt: ...
+    def prompt(
+        self, query: Query, demonstrations: Sequence[Demonstration], max_chars: int
+    ) -> Prompt:
+        """Render a query; its records together take about ``max_chars`` characters."""
+        ...
 
-    def parse(self, query: Query, completion: Completion) -> Answer: ...
+    def parse(self, query: Query, completion: Completion) -> Answer:
+        """Read the answer out of a completion; what cannot be read has ``error`` set."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,21 +28,23 @@ class DetectErrorTask:
     labels: tuple[str, str] | None = ("error", "correct")
     symmetric: bool = False
 
-    def prompt(self, query: Query, demonstrations: Sequence[Demonstration]) -> Prompt:
+    def prompt(
+        self, query: Query, demonstrations: Sequence[Demonstration], max_chars: int
+    ) -> Prompt:
         """Render the prompt: instruction, demonstrations, record, then column and value."""
-        turns = tuple((_question(d.query), d.answer) for d in demonstrations)
-        return Prompt(SYSTEM, turns, _question(query), choices=("error", "correct"))
+        turns = tuple((_question(d.query, max_chars), d.answer) for d in demonstrations)
+        return Prompt(SYSTEM, turns, _question(query, max_chars), choices=("error", "correct"))
 
     def parse(self, query: Query, completion: Completion) -> Answer:
         """Read the share of ``error`` among the two answer words."""
         return parse_binary(completion)
 
 
-def _question(query: Query) -> str:
+def _question(query: Query, max_chars: int) -> str:
     record, column = query.records[0], query.target or ""
     value = record.fields.get(column)
     shown = "missing" if value is None else as_data("value", quote(value))
     return (
-        f"{as_data('record', serialise(record))}\n"
+        f"{as_data('record', serialise(record, max_chars))}\n"
         f"Column {quote(column)} holds {shown}. Error or correct?"
     )

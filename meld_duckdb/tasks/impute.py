@@ -1,7 +1,7 @@
 """Data imputation (DI): what should stand in a column of a record where nothing stands?
 
-Paper: MELD §2.2. With an answer domain (option ``options``, or values of similar rows) the domain is
-enforced by scoring one letter per value; without one a short value is generated and must parse.
+Paper: MELD §2.2. With an answer domain (option ``options``) the domain is enforced by scoring one
+letter per value; without one a short value is generated and must parse.
 """
 
 from __future__ import annotations
@@ -34,12 +34,18 @@ class ImputeTask:
     labels: tuple[str, str] | None = None
     symmetric: bool = False
 
-    def prompt(self, query: Query, demonstrations: Sequence[Demonstration]) -> Prompt:
+    def prompt(
+        self, query: Query, demonstrations: Sequence[Demonstration], max_chars: int
+    ) -> Prompt:
         """Render the prompt: instruction, demonstrations, record without the column, options."""
-        turns = tuple((_question(d.query, None), quote_plain(d.answer)) for d in demonstrations)
+        turns = tuple(
+            (_question(d.query, None, max_chars), quote_plain(d.answer)) for d in demonstrations
+        )
         domain = query.domain[: len(LETTERS)] if query.domain else None
         choices = tuple(LETTERS[: len(domain)]) if domain else ()
-        return Prompt(SYSTEM, turns, _question(query, domain), choices=choices, max_tokens=32)
+        return Prompt(
+            SYSTEM, turns, _question(query, domain, max_chars), choices=choices, max_tokens=32
+        )
 
     def parse(self, query: Query, completion: Completion) -> Answer:
         """Map a letter back to its option, or clean and check a generated value."""
@@ -75,10 +81,11 @@ def quote_plain(answer: str) -> str:
     return plain_text(answer, _MAX_ANSWER_CHARS)
 
 
-def _question(query: Query, domain: Sequence[str] | None) -> str:
+def _question(query: Query, domain: Sequence[str] | None, max_chars: int) -> str:
     column = query.target or ""
     record = with_blank(query.records[0], column)
-    text = f"{as_data('record', serialise(record))}\nWhich value belongs in column {quote(column)}?"
+    data = as_data("record", serialise(record, max_chars))
+    text = f"{data}\nWhich value belongs in column {quote(column)}?"
     if domain:
         listed = "\n".join(
             f"{letter}: {as_data('option', quote(value))}"

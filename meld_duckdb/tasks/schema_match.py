@@ -29,19 +29,18 @@ class SchemaMatchTask:
     labels: tuple[str, str] | None = ("match", "mismatch")
     symmetric: bool = True
 
-    def prompt(self, query: Query, demonstrations: Sequence[Demonstration]) -> Prompt:
+    def prompt(
+        self, query: Query, demonstrations: Sequence[Demonstration], max_chars: int
+    ) -> Prompt:
         """Render the prompt: instruction, demonstrations, then both columns as JSON."""
-        turns = tuple((_question(d.query), d.answer) for d in demonstrations)
-        return Prompt(SYSTEM, turns, _question(query), choices=("match", "mismatch"))
+        turns = tuple((_question(d.query, max_chars), d.answer) for d in demonstrations)
+        return Prompt(SYSTEM, turns, _question(query, max_chars), choices=("match", "mismatch"))
 
     def parse(self, query: Query, completion: Completion) -> Answer:
         """Read the share of ``match`` among the two answer words."""
         return parse_binary(completion)
 
 
-def _question(query: Query) -> str:
-    left, right = query.records
-    return (
-        f"{as_data('column_a', serialise(left))}\n{as_data('column_b', serialise(right))}\n"
-        "Same meaning?"
-    )
+def _question(query: Query, max_chars: int) -> str:
+    left, right = (serialise(record, max_chars // 2) for record in query.records)
+    return f"{as_data('column_a', left)}\n{as_data('column_b', right)}\nSame meaning?"

@@ -59,18 +59,28 @@ def _escape(text: str) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e")
 
 
+_PER_FIELD = 8
+"""Quotes, colon, comma and spaces around a name and its value."""
+
+_LEAST_VALUE = 16
+"""A column is shown if there is room for so many characters of its value."""
+
+
 def _fit(texts: Mapping[str, str], max_chars: int) -> dict[str, str]:
-    room = max_chars
+    """Share the characters out: short values whole, long ones cut evenly, late columns dropped."""
+    names: list[str] = []
+    least = 0
+    for name, text in texts.items():
+        least += len(name) + _PER_FIELD + min(len(text), _LEAST_VALUE)
+        if least > max_chars:
+            break
+        names.append(name)
     share: dict[str, str] = {}
-    waiting = sorted(texts, key=lambda name: len(texts[name]))
+    room = max_chars - sum(len(name) + _PER_FIELD for name in names)
+    waiting = sorted(names, key=lambda name: len(texts[name]))
     for position, name in enumerate(waiting):
-        fair = max(room // (len(waiting) - position), 0)
+        keep = room // (len(waiting) - position)
         text = texts[name]
-        if len(name) + len(text) > fair:
-            keep = fair - len(name) - 1
-            if keep < 1:
-                continue
-            text = text[:keep] + "…"
-        share[name] = text
-        room -= len(name) + len(text)
-    return {name: share[name] for name in texts if name in share}
+        share[name] = text if len(text) <= keep else text[: max(1, keep - 1)] + "…"
+        room -= len(share[name])
+    return {name: share[name] for name in names}

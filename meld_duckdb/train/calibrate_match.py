@@ -23,7 +23,7 @@ import numpy as np
 from meld_duckdb.errors import ArtefactMissing, TrainingError
 from meld_duckdb.features import text as tx
 from meld_duckdb.features.context import comparable_text
-from meld_duckdb.features.load import Calibration
+from meld_duckdb.features.load import VERSION
 from meld_duckdb.features.match import (
     CONTEXT_FEATURES,
     FEATURES,
@@ -245,8 +245,8 @@ def leave_one_out(variant: str, sets: Sequence[DataSet]) -> dict[str, dict[str, 
     return metrics
 
 
-def calibrate(data: Path, hold_out: Sequence[str] = ()) -> Calibration:
-    """Fit both variants on every set that is not held out.
+def calibrate(data: Path, hold_out: Sequence[str] = ()) -> dict[str, Any]:
+    """Fit both variants on every set that is not held out; gives the content of the file.
 
     Raises:
         TrainingError: If fewer than three sets are left.
@@ -269,13 +269,24 @@ def calibrate(data: Path, hold_out: Sequence[str] = ()) -> Calibration:
     command = "python -m meld_duckdb.train.calibrate_match --data DIR"
     extra = "".join(f" --hold-out {name}" for name in hold_out)
     words = generic_weights(documents, names)
-    return Calibration("match", variants, words, tuple(names), held, metrics, command + extra)
+    return {
+        "task": "match",
+        "version": VERSION,
+        "trained_on": names,
+        "held_out": list(held),
+        "fitted_by": command + extra,
+        "metrics": metrics,
+        "variants": {
+            name: {"model": model.to_dict(), "threshold": 0.5} for name, model in variants.items()
+        },
+        "words": words.to_dict(),
+    }
 
 
-def report(calibration: Calibration) -> str:
+def report(content: Mapping[str, Any]) -> str:
     """Word the leave-one-out table."""
     lines = [f"{'variant':8} {'left out':16} {'F1':>6} {'best cut':>9} {'AUC':>6}"]
-    for variant, table in calibration.metrics.items():
+    for variant, table in content["metrics"].items():
         mean = {key: float(np.mean([row[key] for row in table.values()])) for key in _KEYS}
         for name, row in (*table.items(), ("mean", mean)):
             cells = [row[key] for key in _KEYS]
@@ -291,11 +302,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="where to write the JSON file")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    calibration = calibrate(options.data, options.hold_out)
-    sys.stdout.write(report(calibration))
+    content = calibrate(options.data, options.hold_out)
+    sys.stdout.write(report(content))
     if options.out is not None:
-        content = json.dumps(calibration.to_dict(), ensure_ascii=False, separators=(",", ":"))
-        options.out.write_text(content + "\n", encoding="utf-8")
+        text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+        options.out.write_text(text + "\n", encoding="utf-8")
     return 0
 
 

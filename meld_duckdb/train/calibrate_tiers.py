@@ -51,9 +51,7 @@ def match_rows(data: Path) -> Iterator[list[Labelled]]:
         split = read_columns(folder, "valid")
         yield [
             (_pair(left[at_left[a]], right[at_right[b]]), "match" if int(y) else "mismatch")
-            for a, b, y in zip(
-                split["ltable_id"], split["rtable_id"], split["label"], strict=True
-            )
+            for a, b, y in zip(split["ltable_id"], split["rtable_id"], split["label"], strict=True)
         ]
 
 
@@ -102,7 +100,9 @@ SOURCES: dict[str, Callable[[Path], Iterator[list[Labelled]]]] = {
 }
 
 
-def measure(session: Session, task: str, sets: Sequence[list[Labelled]], rows: int) -> dict[str, object]:
+def measure(
+    session: Session, task: str, sets: Sequence[list[Labelled]], rows: int
+) -> dict[str, object]:
     """Compare the tiers on unsure rows of several data sets.
 
     Returns:

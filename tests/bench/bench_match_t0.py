@@ -41,7 +41,8 @@ def measure(folder: Path, calibration: Calibration) -> list[dict[str, object]]:
     labels = np.asarray(test["label"])
     pairs = [(left[a], right[b]) for a, b in at]
     found = []
-    for variant, model in calibration.variants.items():
+    for variant, fitted in calibration.variants.items():
+        model = fitted.model
         start = time.perf_counter()
         if variant == "pair":
             rows = select_features(model.features, pair_features(pairs, None, calibration.words))
@@ -86,7 +87,9 @@ def main() -> int:
     parser.add_argument("--set", action="append", metavar="NAME")
     options = parser.parse_args()
     calibration = (
-        read_calibration(options.calibration) if options.calibration else load_calibration("match")
+        read_calibration("match", options.calibration.read_text("utf-8"))
+        if options.calibration
+        else load_calibration("match")
     )
     for name in options.set or calibration.held_out:
         for line in measure(options.data / "EM" / name, calibration):

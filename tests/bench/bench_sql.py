@@ -97,10 +97,14 @@ def hostile(workspace: str, data: str) -> dict[str, Any]:
         wide = con.execute(f"SELECT meld_match_detail(w, w, {options}) FROM wide AS w").fetchall()
         results[f"{name}_wide"] = wide[0][0]["answer"]
         assert con.execute(f"SELECT meld_match(e, e, {options}) FROM empty AS e").fetchall() == []
-    con.execute("SELECT meld_detect_error_prob(w, 'c7'), meld_impute(w, 'c7') FROM wide AS w").fetchall()
+    con.execute(
+        "SELECT meld_detect_error_prob(w, 'c7'), meld_impute(w, 'c7') FROM wide AS w"
+    ).fetchall()
     for table in ("odd", "wide", "empty"):
         con.execute(f"FROM meld.index('{table}')").fetchall()
-    con.execute("SELECT meld_match(a, b), meld_detect_error(a, 'title') FROM odd a, odd b").fetchall()
+    con.execute(
+        "SELECT meld_match(a, b), meld_detect_error(a, 'title') FROM odd a, odd b"
+    ).fetchall()
     return results
 
 
@@ -178,7 +182,15 @@ def run_all(data: Path) -> dict[str, Any]:
                 continue
             workspace = str(Path(folder) / SHARED_WORKSPACE.get(name, name))
             done = subprocess.run(
-                [sys.executable, "-m", "tests.bench.bench_sql", "--one", name, workspace, str(data)],
+                [
+                    sys.executable,
+                    "-m",
+                    "tests.bench.bench_sql",
+                    "--one",
+                    name,
+                    workspace,
+                    str(data),
+                ],
                 capture_output=True,
                 text=True,
                 check=False,

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 
-def meld(*arguments: str, stdin: str | None = None, **environ: str) -> subprocess.CompletedProcess[str]:
+def meld(
+    *arguments: str, stdin: str | None = None, **environ: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "meld_duckdb.cli.main", *arguments],
         input=stdin,
@@ -37,9 +39,13 @@ def test_every_command_has_help(command: tuple[str, ...]) -> None:
 
 def test_sql_prints_results(tmp_path: Path) -> None:
     database = str(tmp_path / "mine.duckdb")
-    done = meld("sql", "--db", database, "CREATE TABLE t AS SELECT 'a b' AS x; FROM t", "--format", "csv")
+    done = meld(
+        "sql", "--db", database, "CREATE TABLE t AS SELECT 'a b' AS x; FROM t", "--format", "csv"
+    )
     assert (done.stdout, done.returncode) == ("x\na b\n", 0)
-    done = meld("sql", "--db", database, "SELECT meld_match(x, x) AS same FROM t", "--format", "json")
+    done = meld(
+        "sql", "--db", database, "SELECT meld_match(x, x) AS same FROM t", "--format", "json"
+    )
     assert done.stdout == '{"same": true}\n'
 
 
@@ -100,7 +106,9 @@ def test_doctor_names_what_is_missing_and_the_command_that_mends_it(tmp_path: Pa
 
 def test_a_missing_model_is_named_with_the_command(tmp_path: Path) -> None:
     done = meld(
-        "sql", "SELECT meld_impute({'a': 'b', 'c': NULL}, 'c', {'tier': 't2'})", MELD_MODEL_DIR=str(tmp_path)
+        "sql",
+        "SELECT meld_impute({'a': 'b', 'c': NULL}, 'c', {'tier': 't2'})",
+        MELD_MODEL_DIR=str(tmp_path),
     )
     assert done.returncode == 1
     assert "meld models pull smollm2-135m-instruct" in done.stderr

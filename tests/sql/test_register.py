@@ -78,7 +78,7 @@ def test_a_read_only_database_works(backend: ScriptedBackend, tmp_path: Path) ->
 
 
 def test_a_database_of_the_users_called_meld_is_named(tmp_path: Path) -> None:
-    with pytest.raises(meld_duckdb.ConfigError, match="already attached.*another name"):
+    with pytest.raises(meld_duckdb.ConfigError, match=r"already attached.*another name"):
         meld_duckdb.connect(tmp_path / "meld.duckdb")
 
 

@@ -7,9 +7,9 @@ from meld_duckdb.planner.options import Options, parse_options
 
 
 def test_options_are_read() -> None:
-    assert parse_options("match", {"threshold": 0.8, "tier": 2, "on_error": None}, on_error="fail") == (
-        Options(threshold=0.8, tier="t2", on_error="fail")
-    )
+    assert parse_options(
+        "match", {"threshold": 0.8, "tier": 2, "on_error": None}, on_error="fail"
+    ) == (Options(threshold=0.8, tier="t2", on_error="fail"))
     given = {"options": ["b", "a", "b", None], "min_probability": "0.5"}
     assert parse_options("impute", given, on_error="null") == Options(
         options=("b", "a"), min_probability=0.5

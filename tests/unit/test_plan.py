@@ -36,6 +36,9 @@ class FixedScorer:
         found = [float(q.records[0].fields["p"] or 0) for q in queries]
         return [Answer("match" if p >= 0.5 else "mismatch", p, 0) for p in found]
 
+    def least(self, context: Context) -> float:
+        return 0.0
+
 
 def pair(p: float, tag: str = "") -> Query:
     return Query((make_record({"p": p, "tag": tag}), make_record({"title": "x"})))
@@ -50,7 +53,7 @@ class World:
         settings = AnswerSettings(model=model)
         tables = Tables(self.catalogue, lambda digest: pytest.fail("no table is indexed"))
         self.demonstrator = Demonstrator(
-            settings, self.catalogue, lambda: self.store, lambda: HashingEncoder()
+            settings, self.catalogue, lambda: self.store, HashingEncoder
         )
         self.resources = Resources(
             settings=settings,
@@ -134,7 +137,9 @@ def test_without_a_cache_everything_is_computed(tmp_path: Path) -> None:
 def test_more_queries_than_one_part(world: World) -> None:
     queries = [pair(0.95 if i % 2 else 0.05, str(i)) for i in range(PART * 2 + 3)]
     answers, outcome = world.ask(*queries)
-    assert [a.value for a in answers] == ["match" if i % 2 else "mismatch" for i in range(len(queries))]
+    assert [a.value for a in answers] == [
+        "match" if i % 2 else "mismatch" for i in range(len(queries))
+    ]
     assert len(outcome.evaluated) == len(queries)
 
 
@@ -149,6 +154,18 @@ def test_a_failed_prompt_falls_back_and_harms_no_neighbour(world: World) -> None
     assert [(a.tier, a.probability) for a in answers] == [(0, 0.4), (2, 0.7)]
     failed, _ = world.ask(pair(0.4, "bad"), tier="t2")
     assert failed[0].value is None and failed[0].error == "prompt_too_long: 99 tokens"
+
+
+def test_a_prompt_that_is_too_long_is_cut_and_asked_again(world: World) -> None:
+    def script(prompt: Prompt) -> Completion:
+        if len(prompt.question) > 700:
+            return Completion(None, error="prompt_too_long: 9999 tokens, at most 1536")
+        return Completion("match", (0.7, 0.3), 0.7, prompt_tokens=100)
+
+    world.backend.script = script
+    answers, outcome = world.ask(pair(0.5, "x" * 5_000), pair(0.5, "short"))
+    assert [(a.tier, a.probability) for a in answers] == [(2, 0.7), (2, 0.7)]
+    assert (outcome.engine_prompts, outcome.prompt_tokens) == (2, 200)
 
 
 def test_batches_finished_before_a_crash_are_kept(world: World) -> None:
