@@ -205,11 +205,11 @@ class Handlers:
     def help(self, function: SqlFunction, columns: Sequence[pa.Array]) -> pa.Array:
         """Behind ``FROM meld.help()``."""
         rows = [
-            {"function": f.name, "arguments": f.arguments, "returns": f.returns, "doc": f.doc}
+            {"function": f.name, "arguments": f.arguments, "doc": f.doc}
             for f in self._functions
             if not f.name.startswith("__")
         ]
-        return _text_rows(rows, ("function", "arguments", "returns", "doc"))
+        return _text_rows(rows, ("function", "arguments", "doc"))
 
     def _vectors(self, records: Sequence[Record | None]) -> list[np.ndarray | None]:
         present = [r for r in records if r is not None]

@@ -10,3 +10,6 @@ CREATE OR REPLACE MACRO meld.impute_detail(
     "row", "column", options := NULL, min_probability := NULL, on_error := NULL, tier := NULL
 ) AS meld_impute_detail("row", "column", {'options': options, 'min_probability': min_probability,
     'on_error': on_error, 'tier': tier});
+COMMENT ON MACRO meld.impute IS 'meld_impute with named options.';
+COMMENT ON MACRO meld.impute_prob IS 'meld_impute_prob with named options.';
+COMMENT ON MACRO meld.impute_detail IS 'meld_impute_detail with named options.';

@@ -32,3 +32,9 @@ CREATE OR REPLACE MACRO meld.join(
            p.tier AS tier,
            p.score AS blocking_score
     FROM p, a, b;
+COMMENT ON MACRO TABLE meld.index IS
+    'Index a table by name: its rows become context and candidates of the other functions.';
+COMMENT ON MACRO TABLE meld.block IS
+    'The k most similar rows of table r for every row of table l: l_id, r_id, rank, score.';
+COMMENT ON MACRO TABLE meld.join IS
+    'Pairs of rows that match: l_id, r_id, probability, tier, blocking_score.';

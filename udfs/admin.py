@@ -45,7 +45,7 @@ FUNCTIONS = (
     ),
     SqlFunction(
         name="__meld_help",
-        returns="STRUCT(function VARCHAR, arguments VARCHAR, returns VARCHAR, doc VARCHAR)[]",
+        returns="STRUCT(function VARCHAR, arguments VARCHAR, doc VARCHAR)[]",
         handler="help",
         arguments="",
         doc="Behind FROM meld.help.",

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from meld_duckdb.errors import ConfigError, unknown_name
 
 _TIERS = {"auto": "auto", "t0": "t0", "0": "t0", "t2": "t2", "2": "t2"}
-_ALLOWED = {
+ALLOWED = {
     "match": ("threshold", "on_error", "tier"),
     "schema_match": ("threshold", "on_error", "tier"),
     "detect_error": ("threshold", "on_error", "tier"),
     "impute": ("options", "min_probability", "on_error", "tier"),
 }
+"""Options of each task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +58,8 @@ def parse_options(task: str, given: object, *, on_error: str) -> Options:
         )
     values: dict[str, object] = {"on_error": on_error}
     for key, value in given.items():
-        if key not in _ALLOWED[task]:
-            what, hint = unknown_name("option", str(key), _ALLOWED[task])
+        if key not in ALLOWED[task]:
+            what, hint = unknown_name("option", str(key), ALLOWED[task])
             raise ConfigError(f"{what} of {task}", hint=hint)
         if value is not None:
             values[key] = _check(key, value)

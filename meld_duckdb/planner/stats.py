@@ -15,7 +15,20 @@ _MOST_ERRORS = 10_000
 
 @dataclass(slots=True)
 class StatsLine:
-    """Counters of one SQL function in one statement; see ``docs/sql-reference.md``."""
+    """Counters of one SQL function in one statement.
+
+    DuckDB does not tell a function which statement calls it: `meld sql` and `meld shell` start new
+    lines with every statement; elsewhere reading the statistics does.
+
+    - ``statement``, ``function``: which one, counted from 1 in this process.
+    - ``rows``: rows DuckDB asked about.
+    - ``distinct_inputs``: different questions among them.
+    - ``cache_hits``: questions answered before, or by a learned label.
+    - ``evaluations``: questions really computed; ``tier0``, ``tier1``, ``tier2``: by whom settled.
+    - ``engine_prompts``, ``prompt_tokens``: what the language model was asked.
+    - ``failures``: rows without an answer, see `meld.errors()`.
+    - ``seconds``: time inside the function.
+    """
 
     statement: int
     function: str

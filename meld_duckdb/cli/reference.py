@@ -1,0 +1,64 @@
+"""Write ``docs/sql-reference.md`` from the functions themselves: ``make docs``."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterator
+
+from meld_duckdb.planner.options import ALLOWED, Options
+from meld_duckdb.planner.stats import StatsLine
+from meld_duckdb.register import connect, load_functions
+
+_HEAD = """# SQL reference
+
+Written by `make docs`; do not edit.
+
+Records (`a`, `b`, `row`) are a whole row (the table alias), a STRUCT, a MAP, JSON or text. NULL in,
+NULL out; a NULL field inside a record is data. `options` is a STRUCT, the last argument; the
+functions of the catalogue `meld` take the same options by name. Plain functions see at most 2,048
+rows at a time and find the context of a record if its table is indexed; table functions take table
+or view names and know both tables.
+"""
+_OPTIONS = {
+    "threshold": "binary functions answer true from this probability on; calibrated if left out",
+    "min_probability": "`meld_impute` answers NULL below this probability; calibrated if left out",
+    "options": "LIST of the only values `meld_impute` may answer; it may differ from row to row",
+    "on_error": "`'null'` (default): a row without an answer is NULL, counted; `'fail'`: an error",
+    "tier": "`'auto'` (default); `'t0'` or `'t2'`: features or the model settle every row",
+}
+
+
+def lines() -> Iterator[str]:
+    """The document, line by line."""
+    yield _HEAD
+    yield "## Functions\n"
+    for function in load_functions():
+        if function.name.startswith("__"):
+            continue
+        yield f"### `{function.name}({function.arguments})`\n"
+        yield f"{function.doc} Returns `{function.returns}`.\n"
+    yield "## Catalogue `meld`\n"
+    yield "| macro | kind | what |\n| --- | --- | --- |"
+    rows = connect(progress=False).execute(
+        "SELECT function_name, array_to_string(parameters, ', '), function_type, comment"
+        " FROM duckdb_functions() WHERE database_name = 'meld' AND comment IS NOT NULL ORDER BY ALL"
+    )
+    for name, parameters, kind, comment in rows.fetchall():
+        yield f"| `meld.{name}({parameters})` | {kind.replace('_', ' ')} | {comment} |"
+    yield "\n## Options\n"
+    yield "| option | of | meaning |\n| --- | --- | --- |"
+    for option in Options.__slots__:
+        tasks = ", ".join(f"`meld_{task}`" for task in ALLOWED if option in ALLOWED[task])
+        yield f"| `{option}` | {tasks} | {_OPTIONS[option]} |"
+    yield "\n## `FROM meld.stats()`\n"
+    yield inspect.cleandoc(StatsLine.__doc__ or "")
+
+
+def main() -> None:
+    """Print the document."""
+    sys.stdout.write("\n".join(lines()) + "\n")
+
+
+if __name__ == "__main__":
+    main()
