@@ -28,10 +28,14 @@ SELECT count(*) FILTER (gold.dblp_id IS NOT NULL AND matches.dblp_id IS NOT NULL
        round(2 * found / (wanted + answered), 3) AS f1
 FROM gold FULL JOIN matches USING (dblp_id, acm_id);
 
--- Imputation: the venue of a paper whose venue is missing, from similar rows of the table.
-SELECT title, meld_impute(row, 'venue') AS venue
-FROM (SELECT title, {'title': title, 'authors': authors, 'venue': NULL::VARCHAR, 'year': year} AS row
-      FROM dblp WHERE id = 1356);
+-- Imputation: how ACM would name the venue of papers that have no match, from the rows that have one.
+CREATE TABLE papers AS
+    SELECT d.id, d.title, d.venue AS dblp_venue, d.year, any_value(a.venue) AS acm_venue
+    FROM dblp AS d LEFT JOIN matches ON d.id = dblp_id LEFT JOIN acm AS a ON a.id = acm_id
+    GROUP BY ALL;
+FROM meld.index('papers', embed := false);
+SELECT dblp_venue, meld_impute(p, 'acm_venue') AS acm_venue, count(*) AS papers
+FROM papers AS p WHERE acm_venue IS NULL GROUP BY ALL ORDER BY papers DESC, dblp_venue LIMIT 6;
 
 -- Error detection: a true venue, and the same row with a planted typing error.
 SELECT venue, round(meld_detect_error_prob(row, 'venue'), 3) AS error_probability

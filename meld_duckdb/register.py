@@ -159,10 +159,11 @@ class Registration:
 def _present(connection: duckdb.DuckDBPyConnection) -> Registration | None:
     """The registration of a connection's database, if there is one."""
     # A cursor of its own: the user's connection may hold a result that is not read to its end.
+    # No query parameters: to bind them, DuckDB 1.5 imports pandas if it is installed.
     with connection.cursor() as cursor:
         if not cursor.execute(
-            "SELECT 1 FROM duckdb_functions() WHERE database_name = ? AND function_name = ?",
-            [CATALOGUE, _IDENTITY],
+            "SELECT 1 FROM duckdb_functions()"
+            f" WHERE database_name = '{CATALOGUE}' AND function_name = '{_IDENTITY}'"
         ).fetchall():
             return None
         [(name,)] = cursor.execute(f"SELECT {CATALOGUE}.{_IDENTITY}()").fetchall()
@@ -188,7 +189,7 @@ def _create(
 
 def _attach(connection: duckdb.DuckDBPyConnection) -> None:
     rows = connection.execute(
-        "SELECT path FROM duckdb_databases() WHERE database_name = ?", [CATALOGUE]
+        f"SELECT path FROM duckdb_databases() WHERE database_name = '{CATALOGUE}'"
     ).fetchall()
     if rows and rows[0][0]:
         raise ConfigError(

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _OWN_MESSAGE = re.compile(r"\[MELD-E\d+\].*", re.DOTALL)
+_COMMENTS_BEHIND = re.compile(r";((?:[ \t]*\n\s*--[^\n]*)+)\s*\Z")
+_COMMENTS_AHEAD = re.compile(r"\A\s*((?:--[^\n]*\n\s*)+)")
 _TRACEBACK = re.compile(r"\n+(At:|Traceback)\b.*", re.DOTALL)
 
 
@@ -38,10 +40,14 @@ def run_statements(
     echo: bool = False,
 ) -> None:
     """Run statements one after the other and print the result of each that has one."""
+    ahead = _COMMENTS_AHEAD.match(statements)
+    heading = ahead.group(1).rstrip() + "\n" if ahead else ""
     for statement in connection.extract_statements(statements):
-        text = statement.query.strip()
+        text, comments = _split_comments(statement.query)
         if echo:
-            click.secho(f"\n{text}", fg="cyan")
+            above = "" if text.startswith("--") else heading  # DuckDB 1.5 keeps it, 2.0 does not
+            click.secho(f"\n{above}{text.rstrip(';')};", fg="cyan")
+        heading = comments
         begin_statement(connection)
         if statement.expected_result_type == [duckdb.ExpectedResultType.QUERY_RESULT]:
             # Fetched once: a relation would run its statement again for every use.
@@ -49,6 +55,14 @@ def run_statements(
             click.echo(render(connection, result, output).rstrip("\n"))
         else:
             connection.execute(text).fetchall()
+
+
+def _split_comments(text: str) -> tuple[str, str]:
+    """Part a statement from the comments behind its semicolon, which belong to the next one."""
+    found = _COMMENTS_BEHIND.search(text)
+    if not found:
+        return text.strip(), ""
+    return text[: found.start()].strip(), found.group(1).strip() + "\n"
 
 
 def render(connection: duckdb.DuckDBPyConnection, result: pa.Table, output: str) -> str:

@@ -105,7 +105,9 @@ def _row(record: Record, column: str) -> _Row:
 
 
 def _terms(name: str, found: Sequence[str]) -> Iterator[str]:
-    """Words, the first words of the column, and prefixes of words with digits."""
+    """The whole value, words, first words of the column, and prefixes of words with digits."""
+    if len(found) <= MAX_SPAN:
+        yield f"{name}=={' '.join(found)}"
     yield f"{name}^{found[0]}"
     if len(found) > 1:
         yield f"{name}^{found[0]} {found[1]}"

@@ -25,7 +25,7 @@ from meld_duckdb.planner.tables import Context, TableRows, Tables
 from meld_duckdb.records import TEXT_FIELD, Record, plain_text
 from meld_duckdb.retrieval.blocking import METHODS, Candidates, find_candidates
 from meld_duckdb.retrieval.catalogue import Catalogue, table_digest
-from meld_duckdb.retrieval.encoder import Encoder
+from meld_duckdb.retrieval.encoder import Encoder, read_dimension
 from meld_duckdb.retrieval.store import Label, Store
 from meld_duckdb.settings import Settings
 from meld_duckdb.tasks import TASKS
@@ -101,9 +101,8 @@ class Session:
     def encoder(self) -> Encoder:
         """The embedding model, loaded on first use."""
         with self._lock:
-            path = models.locate(self.settings.answer.encoder, self.settings.model_dir, "encoder")
             self._notice(f"loading the encoder {self.settings.answer.encoder} (once a process)")
-            return Encoder(path, device=self.settings.device)
+            return Encoder(self._encoder_path, device=self.settings.device)
 
     @cached_property
     def backend(self) -> Backend:
@@ -128,10 +127,16 @@ class Session:
         return models.locate(answer.model, self.settings.model_dir, "language model")
 
     @cached_property
+    def _encoder_path(self) -> Path:
+        answer = self.settings.answer
+        return models.locate(answer.encoder, self.settings.model_dir, "encoder")
+
+    @cached_property
     def store(self) -> Store:
-        """The LanceDB store, opened on first use."""
+        """The LanceDB store, opened on first use; the encoder itself is not needed for that."""
         with self._lock:
-            return Store(self._workspace.lance_path, self.encoder.dimension)
+            dimension = read_dimension(self._encoder_path) or self.encoder.dimension
+            return Store(self._workspace.lance_path, dimension)
 
     def embed(self, records: Sequence[Record]) -> np.ndarray:
         """Embed records: float32 [n, d], L2-normalised, in order."""

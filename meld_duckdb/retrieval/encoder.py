@@ -113,6 +113,20 @@ class Encoder:
 _Embed = Callable[[list[str]], Vectors]
 
 
+def read_dimension(model_path: Path) -> int | None:
+    """Length of an encoder's vectors as its files say, without loading it; None if they do not."""
+    for file, key in (
+        ("1_Pooling/config.json", "word_embedding_dimension"),
+        ("config.json", "hidden_size"),
+    ):
+        path = model_path / file
+        if path.is_file():
+            length = json.loads(path.read_text("utf-8")).get(key)
+            if isinstance(length, int):
+                return length
+    return None
+
+
 def _is_mean_pooled(path: Path) -> bool:
     """Tell whether the model is a transformer, mean pooling and at most a normalisation."""
     listing = path / "modules.json"

@@ -112,3 +112,15 @@ def test_a_missing_model_is_named_with_the_command(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert "meld models pull smollm2-135m-instruct" in done.stderr
+
+
+def test_echoed_comments_stand_above_their_own_statement(tmp_path: Path) -> None:
+    file = tmp_path / "q.sql"
+    file.write_text(
+        "-- first\nSELECT 1 AS one;\n\n-- second\nSELECT ';-- no comment' AS two;\n-- end"
+    )
+    done = meld("sql", "--file", str(file), "--echo", "--format", "csv")
+    assert done.stdout == (
+        "\n-- first\nSELECT 1 AS one;\none\n1\n"
+        "\n-- second\nSELECT ';-- no comment' AS two;\ntwo\n;-- no comment\n"
+    )
