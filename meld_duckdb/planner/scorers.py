@@ -162,17 +162,35 @@ class SchemaMatchScorer(_Calibrated):
     def __init__(self, tables: Tables, embed: Embed) -> None:
         self._tables = tables
         self._embed = embed
+        self._last: tuple[Context, schema_match.SchemaContext] | None = None
 
     def score(self, queries: Sequence[Query], context: Context) -> list[Answer | None]:
         """Score pairs of columns; see `Scorer.score`."""
         pairs = [(q.records[0], q.records[1]) for q in queries]
-        around = None
         if context:
-            left, right = (self._tables.index(digest) for digest in context)
-            around = schema_match.SchemaContext(left.records, right.records)
-        variant = self._calibration.variant("context" if around is not None else "pair")
-        rows = schema_match.schema_features(pairs, around)
+            left, right = (self._tables.index(digest).records for digest in context)
+            around = self._around(context, left, right)
+            rows = schema_match.schema_features(pairs, around)
+        else:
+            vectors = self._vectors([record for pair in pairs for record in pair])
+            cosines = [float(vectors[a.digest] @ vectors[b.digest]) for a, b in pairs]
+            rows = schema_match.schema_features(pairs, None, np.array(cosines, dtype=np.float32))
+        variant = self._calibration.variant("context_encoder" if context else "pair_encoder")
         return list(_binary(variant.model, variant.threshold, rows, ("match", "mismatch")))
+
+    def _around(
+        self, context: Context, left: Sequence[Record], right: Sequence[Record]
+    ) -> schema_match.SchemaContext:
+        """All columns of both sides, embedded; kept for the next call with the same tables."""
+        if self._last is None or self._last[0] != context:
+            vectors = self._vectors([*left, *right])
+            self._last = (context, schema_match.SchemaContext(left, right, vectors))
+        return self._last[1]
+
+    def _vectors(self, records: Sequence[Record]) -> dict[str, np.ndarray]:
+        distinct = {record.digest: record for record in records}
+        texts = [schema_match.encoder_text(record) for record in distinct.values()]
+        return dict(zip(distinct, self._embed(texts), strict=True))
 
 
 class ImputeScorer(_Calibrated):
