@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 export LANCE_CPU_THREADS ?= 2
 
-.PHONY: setup demo test check bench eval calibrate docs clean
+.PHONY: setup demo test check bench docs clean
 
 setup: $(VENV)/installed
 

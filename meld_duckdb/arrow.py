@@ -48,10 +48,11 @@ def as_array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
     """Join the chunks of a column into one array."""
     if isinstance(column, pa.ChunkedArray):
         if column.num_chunks == 1:
-            return column.chunk(0)
-        combined = column.combine_chunks()
-        return combined.chunk(0) if isinstance(combined, pa.ChunkedArray) else combined
-    return column
+            column = column.chunk(0)
+        else:
+            combined = column.combine_chunks()
+            column = combined.chunk(0) if isinstance(combined, pa.ChunkedArray) else combined
+    return column.storage if isinstance(column.type, pa.BaseExtensionType) else column
 
 
 def distinct_rows(columns: Sequence[pa.Array | pa.ChunkedArray]) -> DistinctRows:
@@ -85,10 +86,11 @@ def _combine(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 def _codes(array: pa.Array) -> np.ndarray:
     """Number equal values alike, NULL included."""
+    array = as_array(array)
     n_rows = len(array)
     if pa.types.is_null(array.type):
         return np.zeros(n_rows, dtype=np.int64)
-    if pa.types.is_struct(array.type):
+    if pa.types.is_struct(array.type) and not _holds_union(array.type):
         codes = np.asarray(array.is_null().to_numpy(zero_copy_only=False), dtype=np.int64)
         for child in array.flatten():
             codes = _combine(codes, _codes(child))
@@ -104,6 +106,15 @@ def _codes(array: pa.Array) -> np.ndarray:
         )
     indices = array.dictionary_encode(null_encoding="encode").indices
     return np.asarray(indices.to_numpy(zero_copy_only=False), dtype=np.int64)
+
+
+def _holds_union(kind: pa.DataType) -> bool:
+    """Tell whether a type has a UNION somewhere: Arrow cannot take a struct around one apart."""
+    if pa.types.is_union(kind):
+        return True
+    if not pa.types.is_nested(kind):
+        return False
+    return any(_holds_union(kind.field(i).type) for i in range(kind.num_fields))
 
 
 def python_values(array: pa.Array) -> list[object]:
@@ -126,10 +137,8 @@ def _python_value(scalar: pa.Scalar) -> object:
     except (ValueError, OverflowError, pa.ArrowException) as error:
         if isinstance(scalar, pa.StructScalar):
             return {name: _python_value(scalar[name]) for name in scalar.keys()}
-        try:
-            return str(scalar.cast(pa.int64()).as_py())
-        except pa.ArrowException:
-            return RowError("unreadable_value", str(error))
+        stored = getattr(scalar, "value", None)
+        return str(stored) if isinstance(stored, int) else RowError("unreadable_value", str(error))
 
 
 def to_record(value: object) -> Record | RowError | None:

@@ -13,7 +13,7 @@ from meld_duckdb.arrow import as_array, distinct_rows, python_values, to_record
 from meld_duckdb.errors import ConfigError, InputError, unknown_name
 from meld_duckdb.planner.options import Options, parse_options
 from meld_duckdb.planner.questions import CELL_TASKS, build_query
-from meld_duckdb.records import Record, make_record
+from meld_duckdb.records import Record, make_record, value_text
 from meld_duckdb.service import LocalService
 from meld_duckdb.settings import Origin
 from meld_duckdb.tasks import TASKS
@@ -153,7 +153,7 @@ class Handlers:
         given = _options(options)
         match_options = parse_options(
             "match",
-            {k: v for k, v in given.items() if k in {"threshold", "tier"}},
+            {k: v for k, v in given.items() if k in {"threshold", "tier", "on_error"}},
             on_error=self.service.settings.on_error,
         )
         found, answers = self.service.join(
@@ -286,7 +286,7 @@ def _label(task: str, query: object, answer: object) -> tuple[Query, str]:
 
 def _label_answer(task: str, answer: object) -> str:
     labels = TASKS[task].labels
-    text = str(answer)
+    text = value_text(answer) or ""
     if labels is None:
         return text
     word = text.lower()

@@ -41,7 +41,7 @@ def register(
     """Make the ``meld_*`` functions and the ``meld`` catalogue available on a connection.
 
     Calling it again, also on a cursor or another connection to the same database, does nothing
-    unless the settings differ; then later calls use the new settings.
+    unless settings are given that differ; then later calls use the new settings.
 
     Args:
         connection: Any DuckDB connection.
@@ -59,7 +59,8 @@ def register(
     with _LOCK:
         present = _present(connection)
         if present is not None:
-            present.use(resolved, settings)
+            if settings:
+                present.use(resolved, settings)
             return connection
         registration = Registration(f"{next(_NUMBERS)}", resolved, settings)
         with connection.cursor() as cursor:

@@ -10,7 +10,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -29,6 +29,8 @@ from meld_duckdb.tasks import TASKS
 from meld_duckdb.tasks.base import Answer, Query, RowError
 
 _LOG = logging.getLogger(__name__)
+_SESSIONS: dict[Settings, Session] = {}
+_SESSIONS_LOCK = threading.Lock()
 
 
 class Service(Protocol):
@@ -63,16 +65,14 @@ class LocalService:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.stats = Stats()
-        self._lock = threading.Lock()
-        self._session: Session | None = None
 
     @property
     def session(self) -> Session:
-        """Workspace, models and planner, opened on first use."""
-        with self._lock:
-            if self._session is None:
-                self._session = Session(self.settings, self.notice)
-            return self._session
+        """Workspace, models and planner, opened on first use, shared by all with these settings."""
+        with _SESSIONS_LOCK:
+            if self.settings not in _SESSIONS:
+                _SESSIONS[self.settings] = Session(self.settings, self.notice)
+            return _SESSIONS[self.settings]
 
     def notice(self, text: str) -> None:
         """Say one line on standard error, unless progress is switched off."""
@@ -103,8 +103,13 @@ class LocalService:
                         hint="option on_error => 'null' answers NULL for such rows",
                     )
             outcome = _merge(outcome, outcome_part)
-        self.stats.count(function, len(distinct.inverse), outcome, time.perf_counter() - started)
-        self._count_failures(function, answers, distinct.inverse)
+        self._count(function, len(distinct.inverse), outcome, time.perf_counter() - started)
+        self._count_failures(
+            function,
+            lambda i: digest(*map(str, distinct.rows[i][:N_ARGUMENTS])),
+            answers,
+            distinct.inverse,
+        )
         return detail_array(answers, distinct.inverse)
 
     def join(
@@ -119,9 +124,28 @@ class LocalService:
         started = time.perf_counter()
         found = self.session.block(left, right, k, method)
         answers, outcome = self.session.join(left, right, found, options)
-        self.stats.count("meld.join", len(answers), outcome, time.perf_counter() - started)
-        self._count_failures("meld.join", answers, np.arange(len(answers)))
+        self._count("meld.join", len(answers), outcome, time.perf_counter() - started)
+        self._count_failures(
+            "meld.join",
+            lambda i: digest(left[found.left[i]].digest, right[found.right[i]].digest),
+            answers,
+            np.arange(len(answers)),
+        )
+        _fail_if_asked("meld.join", options, answers)
         return found, answers
+
+    def _count(self, function: str, n_rows: int, outcome: Outcome, seconds: float) -> None:
+        self.stats.count(function, n_rows, outcome, seconds)
+        _LOG.info(
+            "%s: %d rows, %d answered before, %d evaluated, %d prompts, %d tokens, %.3f s",
+            function,
+            n_rows,
+            len(outcome.cached),
+            len(outcome.evaluated),
+            outcome.engine_prompts,
+            outcome.prompt_tokens,
+            seconds,
+        )
 
     def _by_options(
         self, task: str, rows: Sequence[tuple[object, ...]]
@@ -162,23 +186,33 @@ class LocalService:
         return found, outcome
 
     def _count_failures(
-        self, function: str, answers: Sequence[Answer | None], inverse: np.ndarray
+        self,
+        function: str,
+        row_digest: Callable[[int], str],
+        answers: Sequence[Answer | None],
+        inverse: np.ndarray,
     ) -> None:
+        """Count rows without an answer; ``row_digest`` names a distinct row by its position."""
         failed = {i: a.error for i, a in enumerate(answers) if a is not None and a.error}
         if not failed:
             return
         counts = np.bincount(inverse, minlength=len(answers))
-        failures = [
-            (digest(function, str(i)), error)
-            for i, error in failed.items()
-            for _ in range(counts[i])
-        ]
+        failures = [(row_digest(i), error) for i, error in failed.items() for _ in range(counts[i])]
         if self.stats.count_failures(function, failures):
             first = next(iter(failed.values()))
             self.notice(
                 f"{function}: some rows have no answer, the first because {first}; "
                 "see FROM meld.errors()"
             )
+
+
+def _fail_if_asked(function: str, options: Options, answers: Sequence[Answer]) -> None:
+    failed = next((a.error for a in answers if a.error), None)
+    if failed and options.on_error == "fail":
+        raise InputError(
+            f"{function} cannot answer a pair: {failed}",
+            hint="option on_error => 'null' leaves such pairs out",
+        )
 
 
 def _merge(first: Outcome, second: Outcome) -> Outcome:

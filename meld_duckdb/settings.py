@@ -62,7 +62,6 @@ class Settings:
         cache: Whether answers are read from and written to the cache.
         progress: Whether notices and progress go to standard error.
         max_pairs: Table functions refuse to compare more pairs than this.
-        log_data: Whether DEBUG logs may hold row contents and prompts.
         answer: The settings that can change an answer.
     """
 
@@ -75,7 +74,6 @@ class Settings:
     cache: bool = True
     progress: bool = True
     max_pairs: int = 5_000_000
-    log_data: bool = False
     answer: AnswerSettings = AnswerSettings()
 
 
@@ -147,7 +145,6 @@ _FIELDS: dict[str, type] = {
     "cache": bool,
     "progress": bool,
     "max_pairs": int,
-    "log_data": bool,
     **_ANSWER_FIELDS,
 }
 _CHOICES = {

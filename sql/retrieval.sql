@@ -1,37 +1,50 @@
--- Table functions: each hands its whole tables over in one call.
+-- Table functions: each hands its whole tables over in one call. Names begin with __meld_ because a
+-- macro's own aliases and CTEs are seen by the user's table names and columns.
 CREATE OR REPLACE MACRO meld.index(t, embed := true) AS TABLE
-    WITH rows AS MATERIALIZED (SELECT list(r) AS rows FROM query_table(t) AS r),
-         done AS MATERIALIZED (SELECT __meld_index(t, rows.rows, {'embed': embed}) AS d FROM rows)
-    SELECT unnest(d) FROM done;
+    WITH __meld_rows AS MATERIALIZED (
+             SELECT list(__meld_row) AS __meld_list FROM query_table(t) AS __meld_row),
+         __meld_done AS MATERIALIZED (
+             SELECT __meld_index(t, __meld_list, {'embed': embed}) AS __meld_result
+             FROM __meld_rows)
+    SELECT unnest(__meld_result) FROM __meld_done;
 
 CREATE OR REPLACE MACRO meld.block(
     l, r, k := 10, method := 'lexical', l_id := 'id', r_id := 'id'
 ) AS TABLE
-    WITH a AS MATERIALIZED (SELECT list(x) AS x FROM query_table(l) AS x),
-         b AS MATERIALIZED (SELECT list(y) AS y FROM query_table(r) AS y),
-         p AS MATERIALIZED (
-             SELECT unnest(__meld_block(a.x, b.y, {'k': k, 'method': method})) AS p FROM a, b)
-    SELECT struct_extract(a.x[p.l], l_id) AS l_id,
-           struct_extract(b.y[p.r], r_id) AS r_id,
-           p.rank AS rank,
-           p.score AS score
-    FROM p, a, b;
+    WITH __meld_l AS MATERIALIZED (
+             SELECT list(__meld_row) AS __meld_left FROM query_table(l) AS __meld_row),
+         __meld_r AS MATERIALIZED (
+             SELECT list(__meld_row) AS __meld_right FROM query_table(r) AS __meld_row),
+         __meld_pairs AS MATERIALIZED (
+             SELECT unnest(__meld_block(__meld_left, __meld_right, {'k': k, 'method': method}))
+                 AS __meld_pair
+             FROM __meld_l, __meld_r)
+    SELECT struct_extract(__meld_left[__meld_pair.l], l_id) AS l_id,
+           struct_extract(__meld_right[__meld_pair.r], r_id) AS r_id,
+           __meld_pair.rank AS rank,
+           __meld_pair.score AS score
+    FROM __meld_pairs, __meld_l, __meld_r;
 
 CREATE OR REPLACE MACRO meld.join(
-    l, r, k := 10, threshold := NULL, method := 'lexical', tier := NULL, l_id := 'id', r_id := 'id'
+    l, r, k := 10, threshold := NULL, method := 'lexical', tier := NULL, on_error := NULL,
+    l_id := 'id', r_id := 'id'
 ) AS TABLE
-    WITH a AS MATERIALIZED (SELECT list(x) AS x FROM query_table(l) AS x),
-         b AS MATERIALIZED (SELECT list(y) AS y FROM query_table(r) AS y),
-         p AS MATERIALIZED (
-             SELECT unnest(__meld_join(a.x, b.y, {
-                 'k': k, 'threshold': threshold, 'method': method, 'tier': tier})) AS p
-             FROM a, b)
-    SELECT struct_extract(a.x[p.l], l_id) AS l_id,
-           struct_extract(b.y[p.r], r_id) AS r_id,
-           p.probability AS probability,
-           p.tier AS tier,
-           p.score AS blocking_score
-    FROM p, a, b;
+    WITH __meld_l AS MATERIALIZED (
+             SELECT list(__meld_row) AS __meld_left FROM query_table(l) AS __meld_row),
+         __meld_r AS MATERIALIZED (
+             SELECT list(__meld_row) AS __meld_right FROM query_table(r) AS __meld_row),
+         __meld_pairs AS MATERIALIZED (
+             SELECT unnest(__meld_join(__meld_left, __meld_right, {
+                 'k': k, 'method': method, 'threshold': threshold, 'tier': tier,
+                 'on_error': on_error})) AS __meld_pair
+             FROM __meld_l, __meld_r)
+    SELECT struct_extract(__meld_left[__meld_pair.l], l_id) AS l_id,
+           struct_extract(__meld_right[__meld_pair.r], r_id) AS r_id,
+           __meld_pair.probability AS probability,
+           __meld_pair.tier AS tier,
+           __meld_pair.score AS blocking_score
+    FROM __meld_pairs, __meld_l, __meld_r;
+
 COMMENT ON MACRO TABLE meld.index IS
     'Index a table by name: its rows become context and candidates of the other functions.';
 COMMENT ON MACRO TABLE meld.block IS

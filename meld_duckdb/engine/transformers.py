@@ -32,6 +32,18 @@ _LOADING = threading.Lock()
 _Run = Callable[[Sequence[Job]], list[Completion]]
 
 
+def engine_digest(model_path: Path, device: str, max_prompt_tokens: int) -> str:
+    """Identity of weights, number format, decoding and prompt limit, known without loading.
+
+    ``"auto"`` is taken for CUDA where the driver of a GPU is there; the number format goes with it.
+    """
+    if device == "auto":
+        device = "cuda" if Path("/dev/nvidiactl").exists() else "cpu"
+    return digest(
+        "transformers", model_digest(model_path), _DECODING, device, str(max_prompt_tokens)
+    )
+
+
 class TransformersBackend:
     """Implements `meld_duckdb.engine.backend.Backend` with transformers and PyTorch.
 
@@ -81,9 +93,7 @@ class TransformersBackend:
         self._max_prompt_tokens = max_prompt_tokens
         self._positions: int | None = getattr(model.config, "max_position_embeddings", None)
         self._lock = threading.RLock()
-        self._digest = digest(
-            "transformers", model_digest(model_path), _DECODING, str(dtype), str(max_prompt_tokens)
-        )
+        self._digest = engine_digest(model_path, device, max_prompt_tokens)
 
     @property
     def digest(self) -> str:

@@ -182,8 +182,8 @@ def context_features(
 ) -> Matrix:
     """Describe cells by their records and the table around them.
 
-    A record of the table is not counted as evidence for itself; one that is not in the table is
-    compared with all of it.
+    A record of the table is not counted as evidence for itself. Value counts treat every record so,
+    also one from outside: an equal value elsewhere counts one row less for it.
 
     Args:
         profile: Statistics of the table.

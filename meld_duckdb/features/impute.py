@@ -11,32 +11,33 @@ weigh options against the row's text; without options there is no candidate.
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from rapidfuzz import fuzz
 
+from meld_duckdb.features.impute_index import (
+    TEXT_LIMIT,
+    FloatArray,
+    ImputeIndex,
+    IntArray,
+    Row,
+    Scores,
+    find_phrase,
+    read_row,
+    spans,
+)
 from meld_duckdb.features.text import fold, words
 from meld_duckdb.records import Record, is_missing
 
-Matrix = NDArray[np.float32]
-FloatArray = NDArray[np.float64]
-_Scores = tuple[FloatArray, ...]
-IntArray = NDArray[np.int64]
+__all__ = ["FEATURES", "Candidates", "ImputeIndex", "Imputed", "impute_features", "rank"]
 
-MAX_CELLS = 600_000
-"""Rows times columns that an index keeps; more rows are thinned out evenly."""
-MAX_SPREAD = 1000
-"""A term in more rows than this, and in a quarter of all, tells nothing and costs most."""
-MAX_COLUMNS = 64
-MAX_TERMS = 200
-TEXT_LIMIT = 400
+Matrix = NDArray[np.float32]
+
 NEIGHBOURS = 16
 MAX_CANDIDATES = 24
-MAX_SPAN = 6
 _BATCH = 64
 _MIN_EXTRACTIVE = 0.3
 
@@ -81,170 +82,6 @@ class Imputed:
     evidence: tuple[tuple[str, float], ...]
 
 
-@dataclass(frozen=True)
-class _Row:
-    """A record without the target column: words by column, and the terms that describe it."""
-
-    fields: tuple[tuple[str, ...], ...]
-    terms: tuple[str, ...]
-    text: str
-
-
-def _row(record: Record, column: str) -> _Row:
-    fields = []
-    terms: dict[str, None] = {}
-    for name, value in list(record.fields.items())[:MAX_COLUMNS]:
-        if name == column or value is None or is_missing(value):
-            continue
-        found = tuple(words(fold(value, TEXT_LIMIT)))
-        if found:
-            fields.append(found)
-            terms.update(dict.fromkeys(_terms(name, found)))
-    text = " ".join(word for field in fields for word in field)
-    return _Row(tuple(fields), tuple(terms)[:MAX_TERMS], text)
-
-
-def _terms(name: str, found: Sequence[str]) -> Iterator[str]:
-    """The whole value, words, first words of the column, and prefixes of words with digits."""
-    if len(found) <= MAX_SPAN:
-        yield f"{name}=={' '.join(found)}"
-    yield f"{name}^{found[0]}"
-    if len(found) > 1:
-        yield f"{name}^{found[0]} {found[1]}"
-    for word in found[:40]:
-        yield word
-        yield f"{name}={word}"
-        if len(word) > 3 and any(c.isdigit() for c in word):
-            yield f"{name}~{word[:2]}"
-            yield f"{name}~{word[:3]}"
-
-
-def _spans(row: _Row) -> Iterator[tuple[str, ...]]:
-    """Spans of up to `MAX_SPAN` words of the row's fields."""
-    for field in row.fields:
-        for start in range(min(len(field), 60)):
-            for length in range(1, min(MAX_SPAN, len(field) - start) + 1):
-                yield field[start : start + length]
-
-
-class ImputeIndex:
-    """The rows of a table that hold a value in one column.
-
-    Args:
-        records: Rows of the table; those without a value in the column are left out.
-        column: The column to impute.
-    """
-
-    def __init__(self, records: Sequence[Record], column: str) -> None:
-        held = [r for r in records if not is_missing(r.fields.get(column))]
-        width = min(MAX_COLUMNS, len(held[0].fields)) if held else 1
-        held = held[:: max(1, math.ceil(len(held) * width / MAX_CELLS))]
-        self.records = held
-        numbers: dict[str, int] = {}
-        raw = [(r.fields.get(column) or "").strip() for r in held]
-        self.value_of = np.array([numbers.setdefault(v, len(numbers)) for v in raw], dtype=np.int64)
-        self.values = list(numbers)
-        self.code_of = numbers
-        self.counts = np.bincount(self.value_of, minlength=len(numbers))
-        rows = [_row(r, column) for r in held]
-        self._index_phrases(rows)
-        self._index_terms(rows)
-
-    def _index_phrases(self, rows: list[_Row]) -> None:
-        self.phrases: dict[tuple[str, ...], list[int]] = {}
-        keys = [tuple(words(fold(v, TEXT_LIMIT))) for v in self.values]
-        for code, key in enumerate(keys):
-            if key:
-                self.phrases.setdefault(key, []).append(code)
-        starts = inside = 0
-        where: Counter[int] = Counter()
-        for row, code in zip(rows, self.value_of.tolist(), strict=True):
-            at = [_find(field, keys[code]) for field in row.fields]
-            inside += max(at, default=-1) >= 0
-            starts += 0 in at
-            where.update(f for f, position in enumerate(at) if position == 0)
-        self.extractive = inside / max(1, len(rows))
-        self.at_start = starts / max(1, len(rows))
-        self.start_field = where.most_common(1)[0][0] if where else 0
-
-    def _index_terms(self, rows: list[_Row]) -> None:
-        """Number the terms; count them by value; weigh them by TF-IDF."""
-        from scipy import sparse
-
-        self.term_of: dict[str, int] = {}
-        lists = [
-            np.array([self.term_of.setdefault(t, len(self.term_of)) for t in r.terms], np.int64)
-            for r in rows
-        ]
-        lengths = np.array([len(x) for x in lists], dtype=np.int64)
-        terms = np.concatenate([np.empty(0, np.int64), *lists])
-        owner = np.repeat(np.arange(len(rows)), lengths)
-        n_terms = max(1, len(self.term_of))
-        self.term_rows = np.bincount(terms, minlength=n_terms).astype(np.int64)
-        self.idf = np.log((1 + len(rows)) / (1 + self.term_rows)) + 0.1
-        norms = np.sqrt(np.bincount(owner, self.idf[terms] ** 2, minlength=len(rows)))
-        weights = (self.idf[terms] / norms[owner]).astype(np.float32)
-        shape = (n_terms, len(rows))
-        self._by_term = sparse.csr_matrix((weights, (terms, owner)), shape=shape)
-        content = np.ones(len(terms), np.float32), (terms, self.value_of[owner])
-        shape = (n_terms, max(1, len(self.values)))
-        self._by_value = sparse.csr_matrix(content, shape=shape)
-        self._by_value.sum_duplicates()
-
-    def similarities(self, rows: Sequence[_Row]) -> FloatArray:
-        """TF-IDF cosine of rows to every indexed row, float32 [n_rows, n_indexed]."""
-        from scipy import sparse
-
-        found = [self.known_terms(r) for r in rows]
-        unseen, data = math.log(1 + len(self.records)) + 0.1, []
-        for known, row in zip(found, rows, strict=True):
-            squares = float((self.idf[known] ** 2).sum())
-            squares += sum(t not in self.term_of for t in row.terms) * unseen**2
-            data.append((self.idf[known] / max(math.sqrt(squares), 1e-9)).astype(np.float32))
-        start = np.concatenate([[0], np.cumsum([len(k) for k in found])])
-        content = np.concatenate(data), np.concatenate(found), start
-        query = sparse.csr_matrix(content, shape=(len(rows), self._by_term.shape[0]))
-        return np.asarray((query @ self._by_term).toarray())
-
-    def known_terms(self, row: _Row) -> IntArray:
-        """Numbers of the row's terms that the index knows, all but the most spread ones."""
-        found = np.array([self.term_of[t] for t in row.terms if t in self.term_of], dtype=np.int64)
-        return found[self.term_rows[found] <= max(MAX_SPREAD, len(self.records) // 4)]
-
-    def associations(self, row: _Row) -> _Scores:
-        """How strongly the row's terms point to each value.
-
-        Returns:
-            Four float64 [n_values]: best and second best smoothed ``p(value | term)``, log rows of
-            the best term, and the naive Bayes log score.
-        """
-        prior = self.counts / self.counts.sum()
-        best, second, support = np.zeros((3, len(self.values)))
-        bayes = np.log(prior)
-        start, codes, data = self._by_value.indptr, self._by_value.indices, self._by_value.data
-        for term in self.known_terms(row).tolist():
-            part = slice(start[term], start[term + 1])
-            rows, hits = self.term_rows[term], data[part].astype(np.float64)
-            at = codes[part]
-            confidence = hits / (rows + 1.0)
-            better = confidence > best[at]
-            second[at] = np.where(better, best[at], np.maximum(second[at], confidence))
-            best[at] = np.where(better, confidence, best[at])
-            support[at] = np.where(better, math.log(rows), support[at])
-            smooth = 2.0 * prior
-            gain = np.log((hits + smooth[at]) / (rows + 2.0) / prior[at])
-            floor = math.log(2.0 / (rows + 2.0))
-            bayes += floor
-            bayes[at] += gain - floor
-        return best, second, support, bayes
-
-
-def _find(field: tuple[str, ...], key: tuple[str, ...]) -> int:
-    """Position of a phrase in the words of a field, -1 where it is not."""
-    starts = range(len(field) - len(key) + 1) if key else ()
-    return next((s for s in starts if field[s : s + len(key)] == key), -1)
-
-
 def impute_features(
     index: ImputeIndex | None,
     records: Sequence[Record],
@@ -254,8 +91,8 @@ def impute_features(
     """Collect and describe the candidates of cells of one column.
 
     Args:
-        index: The indexed table, None for the ``record`` variant. The rows asked about must not
-            hold their value in it, or they would answer for themselves.
+        index: The indexed table, None for the ``record`` variant. A row asked about that holds
+            its value in it is left out of it: it does not answer for itself.
         records: One record per cell; a value in ``column`` is ignored.
         column: The column to impute.
         options: Values allowed for each cell, same order; None where any value may be answered.
@@ -265,18 +102,19 @@ def impute_features(
         those of ``context`` with an index that has rows, else those of ``record``.
     """
     allowed = options if options is not None else [None] * len(records)
-    rows = [_row(r, column) for r in records]
+    rows = [read_row(r, column) for r in records]
     if index is None or not index.records:
         return [_alone(row, given) for row, given in zip(rows, allowed, strict=True)]
     result = []
     for start in range(0, len(rows), _BATCH):
         near = index.similarities(rows[start : start + _BATCH])
         for i, line in enumerate(near, start):
-            result.append(_with_table(index, rows[i], line, allowed[i]))
+            own = index.row_of.get(records[i].digest)
+            result.append(_with_table(index, rows[i], line, allowed[i], own))
     return result
 
 
-def _alone(row: _Row, given: Sequence[str] | None) -> Candidates:
+def _alone(row: Row, given: Sequence[str] | None) -> Candidates:
     values = _distinct(given or ())
     return Candidates(values, _text_features(row, values), (None,) * len(values))
 
@@ -285,11 +123,11 @@ def _distinct(given: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(v.strip() for v in given if not is_missing(v)))
 
 
-def _text_features(row: _Row, values: Sequence[str]) -> Matrix:
+def _text_features(row: Row, values: Sequence[str]) -> Matrix:
     result = np.full((len(values), len(RECORD_FEATURES)), np.nan, dtype=np.float32)
     keys = [tuple(words(fold(v, TEXT_LIMIT))) for v in values]
     for i, key in enumerate(keys):
-        at = [p for p in (_find(field, key) for field in row.fields) if p >= 0]
+        at = [p for p in (find_phrase(field, key) for field in row.fields) if p >= 0]
         result[i, 0] = float(bool(at))
         result[i, 1] = float(bool(at) and min(at) == 0)
         result[i, 2] = min(at) if at else math.nan
@@ -303,17 +141,23 @@ def _text_features(row: _Row, values: Sequence[str]) -> Matrix:
 
 
 def _with_table(
-    index: ImputeIndex, row: _Row, near: FloatArray, given: Sequence[str] | None
+    index: ImputeIndex, row: Row, near: FloatArray, given: Sequence[str] | None, own: int | None
 ) -> Candidates:
+    counts = index.counts
+    if own is not None:
+        near = near.copy()
+        near[own] = 0.0
+        counts = counts.copy()
+        counts[index.value_of[own]] -= 1
     k = min(NEIGHBOURS, len(near))
     top = np.argpartition(-near, k - 1)[:k]
     top = top[np.lexsort((top, -near[top]))]
     top = top[near[top] > 0]
     votes = np.bincount(index.value_of[top], near[top], len(index.values)).astype(np.float64)
-    scores = (votes, *index.associations(row))
-    values = _collect(index, row, scores) if given is None else _distinct(given)
+    scores = (votes, *index.associations(row, counts))
+    values = _collect(index, row, scores, counts) if given is None else _distinct(given)
     text = _text_features(row, values)
-    table = _table_features(index, values, top, near, scores)
+    table = _table_features(index, values, top, near, scores, counts)
     nearest: dict[int, int] = {}
     for at in top.tolist():
         nearest.setdefault(int(index.value_of[at]), at)
@@ -323,17 +167,18 @@ def _with_table(
     return Candidates(values, np.concatenate([text, table], axis=1), neighbours)
 
 
-def _collect(index: ImputeIndex, row: _Row, scores: _Scores) -> tuple[str, ...]:
+def _collect(index: ImputeIndex, row: Row, scores: Scores, counts: IntArray) -> tuple[str, ...]:
     """Spans of the text first, then the best by each score, then words where values stand."""
     codes: dict[int, None] = {}
-    for span in _spans(row):
+    for span in spans(row):
         codes.update(dict.fromkeys(index.phrases.get(span, ())))
     found = list(codes)[: MAX_CANDIDATES // 2]
     votes, confidence, _, _, bayes = scores
     for score in (votes, confidence, bayes):
         best = np.argsort(-score, kind="stable")[:8].tolist()
         found.extend(c for c in best if score is bayes or score[c] > 0)
-    kept = dict.fromkeys(index.values[c] for c in list(dict.fromkeys(found))[:MAX_CANDIDATES])
+    found = [c for c in dict.fromkeys(found) if counts[c] > 0]
+    kept = dict.fromkeys(index.values[c] for c in found[:MAX_CANDIDATES])
     if index.extractive >= _MIN_EXTRACTIVE and index.start_field < len(row.fields):
         lead = row.fields[index.start_field]
         kept.update({" ".join(lead[:n]): None for n in (1, 2) if len(lead) >= n})
@@ -341,18 +186,24 @@ def _collect(index: ImputeIndex, row: _Row, scores: _Scores) -> tuple[str, ...]:
 
 
 def _table_features(
-    index: ImputeIndex, values: Sequence[str], top: IntArray, near: FloatArray, scores: _Scores
+    index: ImputeIndex,
+    values: Sequence[str],
+    top: IntArray,
+    near: FloatArray,
+    scores: Scores,
+    counts: IntArray,
 ) -> Matrix:
     votes, best, second, support, bayes = scores
     codes = np.array([index.code_of.get(v, -1) for v in values], dtype=np.int64)
+    codes = np.where((codes >= 0) & (counts[np.maximum(codes, 0)] > 0), codes, -1)
     known, safe = codes >= 0, np.maximum(codes, 0)
     likely = np.exp(bayes - bayes.max())
     likely = likely / likely.sum()
     share = votes / max(float(votes.sum()), 1e-9)
     similar = np.zeros(len(index.values))
     np.maximum.at(similar, index.value_of[top], near[top])
-    shares = index.counts / len(index.records)
-    by_value = np.stack([share, similar, best, second, likely, np.log1p(index.counts), shares])
+    shares = counts / len(index.records)
+    by_value = np.stack([share, similar, best, second, likely, np.log1p(counts), shares])
     result = np.full((len(values), len(TABLE_FEATURES)), np.nan, dtype=np.float32)
     result[:, [0, 2, 4, 5, 8, 10, 11]] = np.where(known, by_value[:, safe], 0.0).T
     result[:, 1], result[:, 7], result[:, 9] = (_gap(x, codes) for x in (share, best, likely))
@@ -394,8 +245,3 @@ def _evidence(candidates: Candidates, at: int) -> tuple[tuple[str, float], ...]:
     line = candidates.features[at].tolist()
     found += [(n, float(x)) for n, x in zip(names, line, strict=True) if n in shown and x > 0]
     return tuple(found)
-
-
-def decide(ranked: Sequence[Imputed], minimum: float) -> Imputed | None:
-    """Return the best value, or None (abstain) where its probability is below the minimum."""
-    return ranked[0] if ranked and ranked[0].probability >= minimum else None

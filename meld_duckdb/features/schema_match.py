@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from rapidfuzz.distance import JaroWinkler
 
+from meld_duckdb.features.schema_words import ABBREVIATIONS, ALIASES, CAMEL, KINDS, STOP, TYPES
 from meld_duckdb.features.text import fold, grams, tfidf_matrices, words
-from meld_duckdb.records import TEXT_FIELD, Record, is_missing
+from meld_duckdb.records import Record, is_missing
 
 Matrix = NDArray[np.float32]
 FloatArray = NDArray[np.float64]
@@ -50,69 +51,11 @@ FEATURES: dict[str, tuple[str, ...]] = {
 """Feature names of each variant, in the order of the matrix columns. The variants without
 ``_encoder`` are calibrated for encoder features that are all NaN."""
 
-ALIASES: dict[str, tuple[str, ...]] = {
-    "column": ("column", "column_name", "name", "col", "field", "attribute", TEXT_FIELD),
-    "table": ("table", "table_name", "tbl", "relation"),
-    "description": ("description", "comment", "column_description", "column_comment", "desc"),
-    "table_description": ("table_description", "table_comment"),
-    "type": ("type", "data_type", "column_type", "dtype"),
-    "values": ("values", "sample_values", "examples"),
-}
-"""Fields of a column record, the first present one of each line counts; case does not matter."""
-
-ABBREVIATIONS: dict[str, str] = dict(
-    pair.split("=")
-    for pair in (
-        "nbr=number num=number no=number nr=number cnt=count qty=quantity amt=amount pct=percent "
-        "dt=date dte=date ts=timestamp tm=time yr=year mo=month dob=birth_date desc=description "
-        "descr=description cd=code cde=code typ=type cat=category addr=address adr=address "
-        "cntry=country cty=city zip=zipcode postal=zipcode tel=phone telephone=phone "
-        "ph=phone fname=first_name lname=last_name nm=name lang=language ident=identifier "
-        "id=identifier ids=identifier key=identifier pk=identifier fk=identifier ref=reference "
-        "org=organization dept=department mgr=manager emp=employee cust=customer clm=claim "
-        "prvdr=provider prov=provider pt=patient pat=patient bene=beneficiary admsn=admission "
-        "admtng=admitting dgns=diagnosis dx=diagnosis icd=diagnosis_code prcdr=procedure "
-        "proc=procedure hcpcs=procedure_code cpt=procedure_code rx=drug ndc=drug_code med=drug "
-        "medication=drug hosp=hospital srvc=service srvs=service svc=service pmt=payment "
-        "pymt=payment chrg=charge ded=deductible coins=coinsurance insur=insurance thru=through "
-        "strt=start beg=begin ind=indicator flg=flag stat=status sts=status val=value vol=volume "
-        "avg=average min=minimum max=maximum src=source tgt=target sp=state gndr=gender sex=gender "
-        "race=race mrtl=marital lat=latitude lon=longitude lng=longitude loc=location grp=group "
-        "lvl=level pos=position prod=product inv=inventory acct=account bal=balance usr=user "
-        "img=image pic=image len=length wt=weight ht=height temp=temperature freq=frequency "
-        "orig=original mod=modified upd=update cr=created del=deleted msg=message"
-    ).split()
-)
-
-_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=[A-Za-z])(?=\d)")
-_KINDS: dict[str, frozenset[str]] = {
-    "date": frozenset({"date", "time", "timestamp", "year", "month", "day", "datetime"}),
-    "identifier": frozenset({"identifier", "uuid", "npi", "ssn"}),
-    "code": frozenset({"code", "type", "category", "class", "concept"}),
-    "amount": frozenset({"amount", "cost", "price", "payment", "charge", "paid", "total", "rate"}),
-    "count": frozenset({"number", "count", "quantity", "volume", "days"}),
-    "text": frozenset({"name", "title", "description", "text", "note", "reason", "comment"}),
-    "place": frozenset({"address", "city", "state", "zipcode", "county", "country", "location"}),
-    "flag": frozenset({"flag", "indicator", "status", "active"}),
-}
-_STOP = frozenset(
-    "a an and are as at be by for from has if in is it its of on or that the this to was were "
-    "which with used each contains field column value values e g i".split()
-)
-_TYPES = dict(
-    pair.split("=")
-    for pair in (
-        "bool=flag date=date time=date int=number dec=number num=number float=number double=number "
-        "real=number char=text text=text string=text uuid=text enum=text"
-    ).split()
-)
-"""Part of a type's name to its family; the first that occurs counts."""
-
 
 def split_name(name: str) -> list[str]:
     """Split a name at underscores, case and digits, and write usual abbreviations out."""
     result: list[str] = []
-    for part in _CAMEL.sub(" ", name[:TEXT_LIMIT]).replace("_", " ").split():
+    for part in CAMEL.sub(" ", name[:TEXT_LIMIT]).replace("_", " ").split():
         for word in words(fold(part)):
             result.extend(ABBREVIATIONS.get(word, word).split("_"))
     return result[:MAX_WORDS]
@@ -163,7 +106,7 @@ def read_column(record: Record) -> SchemaColumn:
         grams(" ".join(name)),
         _content(table),
         _content(described),
-        frozenset(kind for kind, known in _KINDS.items() if known & set(name)),
+        frozenset(kind for kind, known in KINDS.items() if known & set(name)),
         _type(found["type"]),
         _values(found["values"]),
     )
@@ -178,7 +121,7 @@ def _parts(record: Record) -> dict[str, str]:
 
 
 def _content(found: Sequence[str]) -> tuple[str, ...]:
-    return tuple(_stem(w) for w in found if w not in _STOP)[: 3 * MAX_WORDS]
+    return tuple(_stem(w) for w in found if w not in STOP)[: 3 * MAX_WORDS]
 
 
 def encoder_text(record: Record) -> str:
@@ -196,7 +139,7 @@ def _stem(word: str) -> str:
 
 def _type(text: str) -> str | None:
     lowered = text.lower()
-    return next((kind for part, kind in _TYPES.items() if part in lowered), None)
+    return next((kind for part, kind in TYPES.items() if part in lowered), None)
 
 
 def _values(text: str) -> frozenset[str]:
@@ -244,7 +187,8 @@ class SchemaContext:
         if vectors and left and right:
             pair = [np.stack([vectors[d] for d in side]) for side in (left, right)]
             self._scores.append((pair[0], pair[1]))
-        self._best = [_best_two(a, b) for a, b in self._scores[1:]]
+        same = list(left) == list(right)
+        self._best = [_best_two(a, b, same) for a, b in self._scores[1:]]
 
     def weight(self, term: str) -> float:
         """Inverse document frequency of a term, above 0."""
@@ -289,8 +233,11 @@ def _best_other(best: _Best, at: NDArray[np.int64], partner: NDArray[np.int64]) 
     return np.asarray(np.where(who[at] == partner, scores[at, 1], scores[at, 0]), dtype=np.float64)
 
 
-def _best_two(left: Any, right: Any) -> tuple[_Best, _Best]:
-    """Best partner, and best and second best score, of each row and each column; by blocks."""
+def _best_two(left: Any, right: Any, same: bool) -> tuple[_Best, _Best]:
+    """Best partner, and best and second best score, of each row and each column; by blocks.
+
+    Where both sides are the ``same`` columns, a column is no partner of itself.
+    """
     n, m = left.shape[0], right.shape[0]
     row_who, row_scores = np.zeros(n, np.int64), np.zeros((n, 2))
     col_who, col_scores = np.full(m, -1, np.int64), np.zeros((m, 2))
@@ -298,6 +245,8 @@ def _best_two(left: Any, right: Any) -> tuple[_Best, _Best]:
         product = left[start : start + _BLOCK] @ right.T
         block = product if isinstance(product, np.ndarray) else product.toarray()
         lines = np.arange(block.shape[0])
+        if same:
+            block[lines, start + lines] = 0.0
         who = block.argmax(axis=1)
         row_who[start : start + len(lines)] = who
         row_scores[start : start + len(lines)] = _two_largest(block)

@@ -7,7 +7,7 @@ engine computes that part of the prompt once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -61,33 +61,67 @@ class Demonstrator:
         labels = self.labels(task)
         return digest(*(part for item in labels.items() for part in item)) if labels else ""
 
-    def neighbours(self, task: Task, query: Query, k: int = _SHOWN) -> list[Neighbour]:
-        """The ``k`` labels most similar to a query, best first; none where nothing was learned."""
-        if not self.labels(task.name):
-            return []
-        return self._store().nearest_labels(task.name, self._vector(query), k)
+    def neighbours(
+        self, task: Task, queries: Sequence[Query], k: int = _SHOWN
+    ) -> list[list[Neighbour]]:
+        """The ``k`` labels most similar to each query, best first; empty where none are learned."""
+        if not queries or not self.labels(task.name):
+            return [[] for _ in queries]
+        return self._nearest(task, self._vectors(queries), k)
 
-    def add_neighbours(self, task: Task, query: Query, answer: Answer | None) -> Answer | None:
-        """Add the nearest labels to the evidence of an answer."""
-        if answer is None or not self.labels(task.name):
-            return answer
-        found = tuple(
-            Evidence("neighbour", n.demonstration.answer, n.similarity)
-            for n in self.neighbours(task, query)
-        )
-        return replace(answer, evidence=answer.evidence + found)
+    def add_neighbours(
+        self, task: Task, queries: Sequence[Query], answers: Sequence[Answer | None]
+    ) -> list[Answer | None]:
+        """Add the nearest labels of each query to the evidence of its answer."""
+        found = self.neighbours(task, queries)
+        return [
+            None
+            if answer is None
+            else replace(
+                answer,
+                evidence=answer.evidence
+                + tuple(Evidence("neighbour", n.demonstration.answer, n.similarity) for n in near),
+            )
+            for answer, near in zip(answers, found, strict=True)
+        ]
 
-    def demonstrations(self, task: Task, query: Query) -> tuple[Demonstration, ...]:
-        """Choose up to |D| demonstrations, most similar last; half of each label if binary."""
+    def demonstrations(
+        self, task: Task, queries: Sequence[Query]
+    ) -> list[tuple[Demonstration, ...]]:
+        """Choose up to |D| demonstrations for each query, most similar last.
+
+        Half of them have each label if the task is binary.
+        """
         wanted = self._settings.demonstrations
-        nearest = self.neighbours(task, query, 1) if wanted else []
-        if not nearest:
-            return ()
-        leader = nearest[0].demonstration.query
+        leaders = self.neighbours(task, queries, 1 if wanted else 0)
+        return [self._around(task, near[0].demonstration.query) if near else () for near in leaders]
+
+    def _around(self, task: Task, leader: Query) -> tuple[Demonstration, ...]:
         key = (task.name, self.digest(task.name), leader.digest)
         if key not in self._shared:
-            self._shared[key] = self._around(task, leader, wanted)
+            wanted = self._settings.demonstrations
+            vector = self._vectors([leader])
+            if task.labels is None:
+                [found] = self._nearest(task, vector, wanted)
+            else:
+                [positive] = self._nearest(task, vector, (wanted + 1) // 2, task.labels[0])
+                [negative] = self._nearest(task, vector, wanted - len(positive), task.labels[1])
+                found = positive + negative
+            found.sort(key=lambda n: (n.similarity, n.demonstration.query.digest))
+            self._shared[key] = tuple(n.demonstration for n in found)
         return self._shared[key]
+
+    def _nearest(
+        self, task: Task, vectors: np.ndarray, k: int, answer: str | None = None
+    ) -> list[list[Neighbour]]:
+        """Labels of the store that the catalogue knows: only these are part of the cache key."""
+        if k < 1:
+            return [[] for _ in vectors]
+        known = self.labels(task.name)
+        return [
+            [n for n in near if known.get(n.demonstration.query.digest) == n.demonstration.answer]
+            for near in self._store().nearest_labels(task.name, vectors, k, answer)
+        ]
 
     def labelled_rows(self, column: str) -> list[Record]:
         """Rows learned for imputation of a column, their value filled in."""
@@ -106,21 +140,7 @@ class Demonstrator:
             self._rows_key = key
         return [row for target, row in self._rows if target == column]
 
-    def _around(self, task: Task, leader: Query, wanted: int) -> tuple[Demonstration, ...]:
-        vector = self._vector(leader)
-        store = self._store()
-        if task.labels is None:
-            found = store.nearest_labels(task.name, vector, wanted)
-        else:
-            positive = store.nearest_labels(task.name, vector, (wanted + 1) // 2, task.labels[0])
-            negative = store.nearest_labels(
-                task.name, vector, wanted - len(positive), task.labels[1]
-            )
-            found = positive + negative
-        found.sort(key=lambda n: (n.similarity, n.demonstration.query.digest))
-        return tuple(n.demonstration for n in found)
-
-    def _vector(self, query: Query) -> np.ndarray:
-        text = query_text(query, self._settings.max_record_chars)
-        vector: np.ndarray = self._encoder().encode([text])[0]
-        return vector
+    def _vectors(self, queries: Sequence[Query]) -> np.ndarray:
+        limit = self._settings.max_record_chars
+        vectors: np.ndarray = self._encoder().encode([query_text(q, limit) for q in queries])
+        return vectors

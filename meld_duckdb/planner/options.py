@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from meld_duckdb.errors import ConfigError, unknown_name
+from meld_duckdb.records import value_text
 
 _TIERS = {"auto": "auto", "t0": "t0", "0": "t0", "t2": "t2", "2": "t2"}
 ALLOWED = {
@@ -78,7 +79,8 @@ def _check(key: str, value: object) -> object:
     if key == "options":
         if not isinstance(value, list | tuple) or not value:
             raise ConfigError(f"option 'options' is {value!r}, expected a list of values")
-        return tuple(dict.fromkeys(str(v) for v in value if v is not None))
+        texts = (value_text(v) for v in value)
+        return tuple(dict.fromkeys(text for text in texts if text is not None))
     if key == "on_error":
         if value not in {"null", "fail"}:
             raise ConfigError(f"option 'on_error' is {value!r}, expected 'null' or 'fail'")

@@ -23,10 +23,10 @@ from meld_duckdb.planner.scorers import Scorer
 from meld_duckdb.planner.stats import Outcome
 from meld_duckdb.planner.tables import Context, Tables
 from meld_duckdb.records import digest
-from meld_duckdb.retrieval.catalogue import Catalogue
 from meld_duckdb.settings import AnswerSettings
 from meld_duckdb.tasks.base import Answer, Evidence, Query, Task
 from meld_duckdb.tasks.binary import LANGUAGE_MODEL_TIER
+from meld_duckdb.tasks.impute import MOST_OPTIONS
 
 _LOG = logging.getLogger(__name__)
 
@@ -46,12 +46,12 @@ class Resources:
 
     settings: AnswerSettings
     cache: AnswerCache | None
-    catalogue: Catalogue
     tables: Tables
     scorers: dict[str, Scorer]
     demonstrator: Demonstrator
     backend: Callable[[], Backend]
     backend_digest: Callable[[], str]
+    encoder_digest: Callable[[], str]
 
 
 @dataclass(frozen=True)
@@ -120,35 +120,40 @@ class Planner:
         Returns:
             One answer per query, in order, and how they came about.
         """
-        policy = choose_policy(task.name, self._resources.settings.model, options)
+        resources = self._resources
+        policy = choose_policy(task.name, resources.settings.model, options)
         done: list[Batch] = []
-        # One evaluation at a time: a second thread with the same inputs finds them in the cache.
-        with self._lock:
-            for start in range(0, len(queries), PART):
-                part = tuple(queries[start : start + PART])
-                given = contexts[start : start + PART] if contexts is not None else None
-                found = tuple(given if given is not None else self._resources.tables.find(part))
-                batch = Batch(
-                    task,
-                    options,
-                    policy,
-                    part,
-                    found,
-                    answers=(None,) * len(part),
-                    tentative=(None,) * len(part),
-                )
-                done.append(self._run(batch))
-        scorer = self._resources.scorers[task.name]
+        for start in range(0, len(queries), PART):
+            part = tuple(queries[start : start + PART])
+            given = contexts[start : start + PART] if contexts is not None else None
+            batch = Batch(
+                task,
+                options,
+                policy,
+                part,
+                tuple(given if given is not None else resources.tables.find(part)),
+                answers=(None,) * len(part),
+                tentative=(None,) * len(part),
+            )
+            batch = self._run(batch, FREE_STEPS)
+            if batch.open:
+                # One evaluation at a time: what another thread has just answered is found in the
+                # cache now, and no input is computed twice.
+                with self._lock:
+                    batch = self._run(batch, STEPS)
+            done.append(batch)
+        scorer = resources.scorers[task.name]
         answers = [
-            _finish(task, options, answer, scorer.least(context))
+            _finish(task, options, answer or _NOTHING, scorer.least(query, context))
             for batch in done
-            for answer, context in zip(batch.answers, batch.contexts, strict=True)
-            if answer is not None
+            for answer, query, context in zip(
+                batch.answers, batch.queries, batch.contexts, strict=True
+            )
         ]
         return answers, _outcome(done)
 
-    def _run(self, batch: Batch) -> Batch:
-        for step in STEPS:
+    def _run(self, batch: Batch, steps: Sequence[Step]) -> Batch:
+        for step in steps:
             if not (n_open := len(batch.open)):
                 break
             started = time.perf_counter()
@@ -202,14 +207,17 @@ def look_up_cache(batch: Batch, resources: Resources) -> Batch:
 def _shared_key(batch: Batch, resources: Resources) -> str:
     """Everything besides the query and its context that can change its answer."""
     settings = resources.settings
+    scorer = resources.scorers[batch.task.name]
+    labels = resources.demonstrator.digest(batch.task.name)
     return digest(
         batch.task.name,
         str(batch.task.version),
-        resources.scorers[batch.task.name].digest,
+        scorer.digest,
         *(str(getattr(settings, name)) for name in AnswerSettings.__slots__),
         repr(batch.policy),
         resources.backend_digest() if batch.policy.engine else "",
-        resources.demonstrator.digest(batch.task.name),
+        resources.encoder_digest() if labels or scorer.encodes else "",
+        labels,
     )
 
 
@@ -224,11 +232,12 @@ def score_features(batch: Batch, resources: Resources) -> Batch:
         groups.setdefault(batch.contexts[i], []).append(i)
     tentative = list(batch.tentative)
     for context, positions in groups.items():
-        scored = scorer.score([batch.queries[i] for i in positions], context)
+        queries = [batch.queries[i] for i in positions]
+        scored = resources.demonstrator.add_neighbours(
+            batch.task, queries, scorer.score(queries, context)
+        )
         for i, answer in zip(positions, scored, strict=True):
-            tentative[i] = resources.demonstrator.add_neighbours(
-                batch.task, batch.queries[i], answer
-            )
+            tentative[i] = answer
     batch = replace(batch, tentative=tuple(tentative))
     settled = {
         i: answer
@@ -245,6 +254,12 @@ def ask_engine(batch: Batch, resources: Resources) -> Batch:
     answer falls back to its tier-0 answer where there is one.
     """
     max_chars = resources.settings.max_record_chars
+    crowded = {
+        i: Answer(tier=LANGUAGE_MODEL_TIER, error=f"too_many_options: {n}, at most {MOST_OPTIONS}")
+        for i in batch.open
+        if (n := len(batch.queries[i].domain or ())) > MOST_OPTIONS
+    }
+    batch = batch.settle({i: _with_tier0(batch, i, answer) for i, answer in crowded.items()})
     waiting = batch.open
     for _ in range(HALVINGS):
         batch, waiting = _ask_round(batch, resources, waiting, max_chars)
@@ -263,12 +278,12 @@ def _ask_round(
     last: bool = False,
 ) -> tuple[Batch, list[int]]:
     """Ask once; gives the batch and the positions whose prompt was too long (none if ``last``)."""
-    demonstrator, task = resources.demonstrator, batch.task
+    task = batch.task
+    queries = [batch.queries[i] for i in positions]
+    shown = resources.demonstrator.demonstrations(task, queries)
     prompts = [
-        task.prompt(
-            batch.queries[i], demonstrator.demonstrations(task, batch.queries[i]), max_chars
-        )
-        for i in positions
+        task.prompt(query, demonstrations, max_chars)
+        for query, demonstrations in zip(queries, shown, strict=True)
     ]
     too_long: list[int] = []
     n_prompts = n_tokens = 0
@@ -293,14 +308,18 @@ def _ask_round(
 
 
 def _with_tier0(batch: Batch, position: int, answer: Answer) -> Answer:
-    """Combine an answer of tier 2 with what tier 0 said: its evidence, or its answer instead."""
+    """Combine an answer of tier 2 with what tier 0 said: beside it, or instead of it."""
     tentative = batch.tentative[position]
     if tentative is None:
         return answer
     if answer.error is None:
-        return replace(answer, evidence=tentative.evidence)
-    forced = batch.options.tier == "t2"
-    return answer if forced or tentative.error is not None else tentative
+        said = Evidence("tier 0", tentative.value or "", tentative.probability or 0.0)
+        near = tuple(e for e in tentative.evidence if e.kind == "neighbour")
+        return replace(answer, evidence=(said, *near))
+    if batch.options.tier == "t2" or tentative.error is not None:
+        return answer
+    failed = Evidence("tier 2", answer.error, 0.0)
+    return replace(tentative, evidence=(*tentative.evidence, failed))
 
 
 def _keep(batch: Batch, resources: Resources, found: dict[int, Answer]) -> Batch:
@@ -309,8 +328,13 @@ def _keep(batch: Batch, resources: Resources, found: dict[int, Answer]) -> Batch
     return batch.settle(found)
 
 
-STEPS: tuple[Step, ...] = (look_up_labels, look_up_cache, score_features, ask_engine)
+FREE_STEPS: tuple[Step, ...] = (look_up_labels, look_up_cache)
+"""The steps that compute nothing."""
+
+STEPS: tuple[Step, ...] = (look_up_cache, score_features, ask_engine)
 """The steps of every task, cheapest first."""
+
+_NOTHING = Answer(error="no_answer: no tier could say anything about this row")
 
 
 def _finish(task: Task, options: Options, answer: Answer, least: float) -> Answer:

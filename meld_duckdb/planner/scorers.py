@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
+from meld_duckdb.errors import ArtefactCorrupt
 from meld_duckdb.features import detect_error, impute, schema_match
 from meld_duckdb.features.context import comparable_text
 from meld_duckdb.features.load import Calibration, calibration_digest, load_calibration
@@ -19,7 +20,7 @@ from meld_duckdb.features.match import pair_features, select_features
 from meld_duckdb.features.text import words
 from meld_duckdb.features.trees import TreeEnsemble
 from meld_duckdb.planner.tables import Context, Tables
-from meld_duckdb.records import Record
+from meld_duckdb.records import Record, digest
 from meld_duckdb.tasks.base import Answer, Evidence, Query
 from meld_duckdb.tasks.serialise import embedding_text
 
@@ -28,6 +29,8 @@ LabelledRows = Callable[[str], Sequence[Record]]
 
 _REASONS = 3
 _SURE = 0.95
+_DIGITS = 5
+"""Decimals of a cosine that count: the rest depends on what else is in the encoder's batch."""
 
 
 class Scorer(Protocol):
@@ -35,7 +38,12 @@ class Scorer(Protocol):
 
     @property
     def digest(self) -> str:
-        """Digest of the fitted model; part of the cache key."""
+        """Digest of the fitted model and version of the features; part of the cache key."""
+        ...
+
+    @property
+    def encodes(self) -> bool:
+        """Whether the encoder takes part, so that its digest belongs to the cache key."""
         ...
 
     def score(self, queries: Sequence[Query], context: Context) -> list[Answer | None]:
@@ -46,7 +54,7 @@ class Scorer(Protocol):
         """
         ...
 
-    def least(self, context: Context) -> float:
+    def least(self, query: Query, context: Context) -> float:
         """Probability below which an answer of this scorer does not count."""
         ...
 
@@ -71,13 +79,17 @@ class _Calibrated:
     """A scorer whose fitted model is read when it is first used."""
 
     task: str
+    version = 1
+    """Changes whenever the same model could answer the same query differently."""
+
+    encodes = False
 
     @property
     def digest(self) -> str:
-        """Digest of the fitted model."""
-        return calibration_digest(self.task)
+        """Digest of the fitted model and version of the features."""
+        return digest(calibration_digest(self.task), str(self.version))
 
-    def least(self, context: Context) -> float:
+    def least(self, query: Query, context: Context) -> float:
         """A binary answer counts whatever its probability; see `Scorer.least`."""
         return 0.0
 
@@ -103,10 +115,7 @@ class MatchScorer(_Calibrated):
         cosine = self._cosine(variant.model, pairs)
         if context:
             tables = self._tables.pair(context[0], context[1])
-            at = [
-                (self._tables.position(context[0], a), self._tables.position(context[1], b))
-                for a, b in pairs
-            ]
+            at = [(self._at(context[0], a), self._at(context[1], b)) for a, b in pairs]
             alone = pair_features(pairs, cosine, tables.weights)
             rows = select_features(wanted, alone, tables.context_features(at))
         else:
@@ -117,6 +126,15 @@ class MatchScorer(_Calibrated):
             for answer, (a, b) in zip(answers, pairs, strict=True)
         ]
 
+    def _at(self, table: str, record: Record) -> int:
+        at = self._tables.position(table, record)
+        if at is None:  # the catalogue named this table for this record
+            raise ArtefactCorrupt(
+                "an indexed table does not hold the rows its catalogue names",
+                hint="index it again: FROM meld.index('name')",
+            )
+        return at
+
     def _cosine(
         self, model: TreeEnsemble, pairs: Sequence[tuple[Record, Record]]
     ) -> np.ndarray | None:
@@ -125,7 +143,7 @@ class MatchScorer(_Calibrated):
         left, right = (
             self._embed([embedding_text(pair[side]) for pair in pairs]) for side in (0, 1)
         )
-        cosines: np.ndarray = np.einsum("ij,ij->i", left, right)
+        cosines: np.ndarray = np.einsum("ij,ij->i", left, right).round(_DIGITS)
         return cosines
 
 
@@ -146,6 +164,7 @@ class DetectErrorScorer(_Calibrated):
         records = [q.records[0] for q in queries]
         columns = [q.target or "" for q in queries]
         if context:
+            records = [self._tables.own_record(context[0], record) for record in records]
             profile = self._tables.profile(context[0])
             rows = detect_error.context_features(profile, records, columns, self._language)
         else:
@@ -158,34 +177,26 @@ class SchemaMatchScorer(_Calibrated):
     """SM by `features.schema_match`."""
 
     task = "schema_match"
+    encodes = True
 
     def __init__(self, tables: Tables, embed: Embed) -> None:
         self._tables = tables
         self._embed = embed
-        self._last: tuple[Context, schema_match.SchemaContext] | None = None
 
     def score(self, queries: Sequence[Query], context: Context) -> list[Answer | None]:
         """Score pairs of columns; see `Scorer.score`."""
         pairs = [(q.records[0], q.records[1]) for q in queries]
         if context:
-            left, right = (self._tables.index(digest).records for digest in context)
-            around = self._around(context, left, right)
+            around = self._tables.schema(context[0], context[1], self._vectors)
             rows = schema_match.schema_features(pairs, around)
         else:
             vectors = self._vectors([record for pair in pairs for record in pair])
             cosines = [float(vectors[a.digest] @ vectors[b.digest]) for a, b in pairs]
-            rows = schema_match.schema_features(pairs, None, np.array(cosines, dtype=np.float32))
+            rows = schema_match.schema_features(
+                pairs, None, np.array(cosines, dtype=np.float32).round(_DIGITS)
+            )
         variant = self._calibration.variant("context_encoder" if context else "pair_encoder")
         return list(_binary(variant.model, variant.threshold, rows, ("match", "mismatch")))
-
-    def _around(
-        self, context: Context, left: Sequence[Record], right: Sequence[Record]
-    ) -> schema_match.SchemaContext:
-        """All columns of both sides, embedded; kept for the next call with the same tables."""
-        if self._last is None or self._last[0] != context:
-            vectors = self._vectors([*left, *right])
-            self._last = (context, schema_match.SchemaContext(left, right, vectors))
-        return self._last[1]
 
     def _vectors(self, records: Sequence[Record]) -> dict[str, np.ndarray]:
         distinct = {record.digest: record for record in records}
@@ -201,6 +212,7 @@ class ImputeScorer(_Calibrated):
     def __init__(self, tables: Tables, labelled: LabelledRows) -> None:
         self._tables = tables
         self._labelled = labelled
+        self._learned: tuple[str, impute.ImputeIndex] | None = None
 
     def score(self, queries: Sequence[Query], context: Context) -> list[Answer | None]:
         """Rank candidate values; see `Scorer.score`."""
@@ -212,7 +224,7 @@ class ImputeScorer(_Calibrated):
             index = self._index(column, context)
             candidates = impute.impute_features(
                 index,
-                [queries[i].records[0] for i in positions],
+                [self._own(queries[i].records[0], context) for i in positions],
                 column,
                 [queries[i].domain for i in positions],
             )
@@ -221,19 +233,24 @@ class ImputeScorer(_Calibrated):
                 answers[i] = _imputed(variant.model, found, index is not None)
         return answers
 
-    def least(self, context: Context) -> float:
+    def _own(self, record: Record, context: Context) -> Record:
+        return self._tables.own_record(context[0], record) if context else record
+
+    def least(self, query: Query, context: Context) -> float:
         """The calibrated probability below which a value is not answered; see `Scorer.least`."""
-        return self._calibration.variant("context" if context else "record").minimum
+        with_rows = self._index(query.target or "", context) is not None
+        return self._calibration.variant("context" if with_rows else "record").minimum
 
     def _index(self, column: str, context: Context) -> impute.ImputeIndex | None:
         learned = self._labelled(column)
-        rows = [*(self._tables.index(context[0]).records if context else ()), *learned]
-        if not rows:
-            return None
         if not learned:
-            return self._tables.impute_index(context[0], column)
-        index = impute.ImputeIndex(rows, column)
-        return index if index.records else None
+            return self._tables.impute_index(context[0], column) if context else None
+        table = context[0] if context else ""
+        key = digest(table, column, *(row.digest for row in learned))
+        if self._learned is None or self._learned[0] != key:
+            rows = self._tables.index(table).records if table else ()
+            self._learned = (key, impute.ImputeIndex([*rows, *learned], column))
+        return self._learned[1]
 
 
 def _comparable(record: Record) -> bool:

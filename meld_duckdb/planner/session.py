@@ -6,14 +6,14 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
 from meld_duckdb import models
 from meld_duckdb.engine.backend import Backend
-from meld_duckdb.engine.transformers import TransformersBackend
+from meld_duckdb.engine.transformers import TransformersBackend, engine_digest
 from meld_duckdb.errors import ConfigError, InputError, unknown_name
 from meld_duckdb.planner.cache import AnswerCache
 from meld_duckdb.planner.demonstrations import Demonstrator, query_text
@@ -21,7 +21,7 @@ from meld_duckdb.planner.options import Options
 from meld_duckdb.planner.plan import Planner, Resources
 from meld_duckdb.planner.scorers import make_scorers
 from meld_duckdb.planner.stats import Outcome
-from meld_duckdb.planner.tables import Context, TableRows, Tables
+from meld_duckdb.planner.tables import Context, Tables
 from meld_duckdb.records import TEXT_FIELD, Record, plain_text
 from meld_duckdb.retrieval.blocking import METHODS, Candidates, find_candidates
 from meld_duckdb.retrieval.catalogue import Catalogue, table_digest
@@ -36,6 +36,7 @@ from meld_duckdb.workspace import open_workspace
 Notice = Callable[[str], None]
 
 _CHUNK = 512
+_T = TypeVar("_T")
 
 
 def _open_transformers(path: Path, settings: Settings) -> Backend:
@@ -47,7 +48,19 @@ def _open_transformers(path: Path, settings: Settings) -> Backend:
     )
 
 
-BACKENDS: dict[str, Callable[[Path, Settings], Backend]] = {"transformers": _open_transformers}
+@dataclass(frozen=True, slots=True)
+class BackendKind:
+    """A backend by its two faces: what it is, known without loading, and the thing itself."""
+
+    digest: Callable[[Path, Settings], str]
+    open: Callable[[Path, Settings], Backend]
+
+
+def _transformers_digest(path: Path, settings: Settings) -> str:
+    return engine_digest(path, settings.device, settings.answer.max_prompt_tokens)
+
+
+BACKENDS = {"transformers": BackendKind(_transformers_digest, _open_transformers)}
 """Every backend by its name in the settings."""
 
 
@@ -74,9 +87,10 @@ class Session:
         self.settings = settings
         self._notice = notice
         self._lock = threading.RLock()
+        self._loaded: dict[str, Any] = {}
         self._workspace = open_workspace(settings.workspace)
         self.catalogue = Catalogue(self._workspace.catalogue_path)
-        self.tables = Tables(self.catalogue, self._load_table)
+        self.tables = Tables(self.catalogue, lambda table: self.store.entries(table))  # noqa: PLW0108
         self.demonstrator = Demonstrator(
             settings.answer, self.catalogue, lambda: self.store, lambda: self.encoder
         )
@@ -84,7 +98,6 @@ class Session:
             Resources(
                 settings=settings.answer,
                 cache=AnswerCache(self._workspace.cache_path) if settings.cache else None,
-                catalogue=self.catalogue,
                 tables=self.tables,
                 scorers=make_scorers(
                     self.tables,
@@ -93,50 +106,71 @@ class Session:
                 ),
                 demonstrator=self.demonstrator,
                 backend=lambda: self.backend,
-                backend_digest=lambda: self.model_digest,
+                backend_digest=self._backend_digest,
+                encoder_digest=self._encoder_digest,
             )
         )
 
-    @cached_property
+    def _once(self, name: str, load: Callable[[], _T]) -> _T:
+        """Load a thing the first time it is asked for; one thread loads, the others wait."""
+        if name not in self._loaded:
+            with self._lock:
+                if name not in self._loaded:
+                    self._loaded[name] = load()
+        loaded: _T = self._loaded[name]
+        return loaded
+
+    @property
     def encoder(self) -> Encoder:
         """The embedding model, loaded on first use."""
-        with self._lock:
-            self._notice(f"loading the encoder {self.settings.answer.encoder} (once a process)")
-            return Encoder(self._encoder_path, device=self.settings.device)
+        return self._once("encoder", self._load_encoder)
 
-    @cached_property
+    @property
     def backend(self) -> Backend:
         """The engine that runs the language model, loaded on first use."""
-        with self._lock:
-            settings = self.settings
-            if settings.backend not in BACKENDS:
-                what, hint = unknown_name("backend", settings.backend, BACKENDS)
-                raise ConfigError(what, hint=hint)
-            path = self._model_path
-            self._notice(f"loading the model {settings.answer.model} (once a process)")
-            return BACKENDS[settings.backend](path, settings)
+        return self._once("backend", self._load_backend)
 
-    @cached_property
-    def model_digest(self) -> str:
-        """Digest of the base model's files, known without loading it."""
-        return models.model_digest(self._model_path)
+    @property
+    def store(self) -> Store:
+        """The LanceDB store, opened on first use; the encoder itself is not needed for that."""
+        return self._once("store", self._load_store)
 
-    @cached_property
+    def _load_encoder(self) -> Encoder:
+        path = self._encoder_path()
+        self._notice(f"loading the encoder {self.settings.answer.encoder} (once a process)")
+        return Encoder(path, device=self.settings.device)
+
+    def _load_backend(self) -> Backend:
+        kind, path = self._backend_kind(), self._model_path()
+        self._notice(f"loading the model {self.settings.answer.model} (once a process)")
+        return kind.open(path, self.settings)
+
+    def _load_store(self) -> Store:
+        dimension = read_dimension(self._encoder_path()) or self.encoder.dimension
+        return Store(self._workspace.lance_path, dimension)
+
+    def _backend_kind(self) -> BackendKind:
+        name = self.settings.backend
+        if name not in BACKENDS:
+            what, hint = unknown_name("backend", name, BACKENDS)
+            raise ConfigError(what, hint=hint)
+        return BACKENDS[name]
+
+    def _backend_digest(self) -> str:
+        return self._once(
+            "backend digest", lambda: self._backend_kind().digest(self._model_path(), self.settings)
+        )
+
+    def _encoder_digest(self) -> str:
+        return self._once("encoder digest", lambda: models.model_digest(self._encoder_path()))
+
     def _model_path(self) -> Path:
         answer = self.settings.answer
         return models.locate(answer.model, self.settings.model_dir, "language model")
 
-    @cached_property
     def _encoder_path(self) -> Path:
         answer = self.settings.answer
         return models.locate(answer.encoder, self.settings.model_dir, "encoder")
-
-    @cached_property
-    def store(self) -> Store:
-        """The LanceDB store, opened on first use; the encoder itself is not needed for that."""
-        with self._lock:
-            dimension = read_dimension(self._encoder_path) or self.encoder.dimension
-            return Store(self._workspace.lance_path, dimension)
 
     def embed(self, records: Sequence[Record]) -> np.ndarray:
         """Embed records: float32 [n, d], L2-normalised, in order."""
@@ -164,11 +198,11 @@ class Session:
         """
         started = time.perf_counter()
         content = table_digest(records)
-        known = any(t.digest == content for t in self.catalogue.tables())
-        n_embedded = 0
-        if not known or embed:
-            n_embedded = self._write_entries(name, content, records, embed=embed)
-        self.catalogue.add_table(name, content, records)
+        kept = any(t.digest == content and t.embedded >= embed for t in self.catalogue.tables())
+        n_embedded = 0 if kept else self._write_entries(name, content, records, embed=embed)
+        embedded = embed or any(t.embedded for t in self.catalogue.tables() if t.digest == content)
+        for orphan in self.catalogue.add_table(name, content, records, embedded=embedded):
+            self.store.remove_entries(orphan)
         seconds = time.perf_counter() - started
         return Indexed(name, len(records), n_embedded, content, seconds)
 
@@ -232,7 +266,7 @@ class Session:
             One answer per candidate pair, in order, and how they came about.
         """
         digests = (table_digest(left), table_digest(right))
-        lent = dict(zip(digests, (TableRows(left, None), TableRows(right, None)), strict=True))
+        lent = dict(zip(digests, (left, right), strict=True))
         queries: list[Query] = []
         contexts: dict[str, Context] = {}
         for i, j in zip(candidates.left, candidates.right, strict=True):
@@ -261,10 +295,6 @@ class Session:
             ]
         )
         self.catalogue.set_labels(task, {d: answer for d, (_, answer) in distinct.items()})
-
-    def _load_table(self, digest: str) -> TableRows:
-        records, vectors = self.store.entries(digest)
-        return TableRows(records, vectors)
 
 
 def _record_digest(side: tuple[Record, str]) -> str:

@@ -7,18 +7,19 @@ used first out). Table functions lend their tables for the time of a call instea
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 
+from meld_duckdb.errors import ArtefactMissing
 from meld_duckdb.features.columns import TableProfile
 from meld_duckdb.features.context import PairTables, TableIndex
 from meld_duckdb.features.impute import ImputeIndex
-from meld_duckdb.records import Record
+from meld_duckdb.features.schema_match import SchemaContext
+from meld_duckdb.records import Record, is_key_column
 from meld_duckdb.retrieval.catalogue import Catalogue, content_digest
 from meld_duckdb.tasks.base import Query
 
@@ -29,25 +30,19 @@ _KEPT = 8
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True)
-class TableRows:
-    """The rows of a table in order, with their vectors [n, d] where it was embedded."""
-
-    records: Sequence[Record]
-    vectors: np.ndarray | None
-
-
 class Tables:
     """Looks up contexts and keeps the tables they name. Safe for threads."""
 
-    def __init__(self, catalogue: Catalogue, load: Callable[[str], TableRows]) -> None:
+    def __init__(self, catalogue: Catalogue, load: Callable[[str], Sequence[Record]]) -> None:
         self._catalogue = catalogue
         self._load = load
         self._lock = threading.RLock()
-        self._lent: dict[str, TableRows] = {}
+        self._lent: dict[str, Sequence[Record]] = {}
+        self._borrowers: Counter[str] = Counter()
         self._indexes: OrderedDict[str, TableIndex] = OrderedDict()
         self._pairs: OrderedDict[str, PairTables] = OrderedDict()
         self._profiles: OrderedDict[str, TableProfile] = OrderedDict()
+        self._schemas: OrderedDict[str, SchemaContext] = OrderedDict()
         self._contents: OrderedDict[str, dict[str, int]] = OrderedDict()
         self._impute: OrderedDict[str, ImputeIndex] = OrderedDict()
 
@@ -67,28 +62,27 @@ class Tables:
         return contexts
 
     @contextmanager
-    def lend(self, tables: dict[str, TableRows]) -> Iterator[None]:
-        """Make tables known by digest for the time of a ``with`` block."""
+    def lend(self, tables: Mapping[str, Sequence[Record]]) -> Iterator[None]:
+        """Make tables known by digest for the time of a ``with`` block; blocks may overlap."""
         with self._lock:
             self._lent.update(tables)
+            self._borrowers.update(tables.keys())
         try:
             yield
         finally:
             with self._lock:
+                self._borrowers.subtract(tables.keys())
                 for digest in tables:
-                    self._lent.pop(digest, None)
+                    if self._borrowers[digest] <= 0:
+                        self._lent.pop(digest, None)
 
     def index(self, digest: str) -> TableIndex:
         """The table with a digest, ready for look-ups by record."""
         with self._lock:
             return _keep(self._indexes, digest, lambda: self._build(digest))
 
-    def position(self, digest: str, record: Record) -> int:
-        """Where a record stands in a table, as a whole or by its content without keys.
-
-        Raises:
-            KeyError: It is not in the table; `find` named a table that holds it.
-        """
+    def position(self, digest: str, record: Record) -> int | None:
+        """Where a record stands in a table, as a whole or by its content without keys."""
         index = self.index(digest)
         at = index.position.get(record.digest)
         if at is not None:
@@ -99,7 +93,19 @@ class Tables:
                 digest,
                 lambda: {content_digest(r): i for i, r in reversed(list(enumerate(index.records)))},
             )
-        return contents[content_digest(record)]
+        return contents.get(content_digest(record))
+
+    def own_record(self, digest: str, record: Record) -> Record:
+        """The table's own row for a record, so that it is no evidence for itself; else the record.
+
+        A record with key columns is only its own row if they agree; equal content elsewhere is a
+        duplicate, and evidence.
+        """
+        index = self.index(digest)
+        at = index.position.get(record.digest)
+        if at is None and not any(is_key_column(name) for name in record.fields):
+            at = self.position(digest, record)
+        return record if at is None else index.records[at]
 
     def pair(self, left: str, right: str) -> PairTables:
         """Two tables with a digest each, ready for context features of pairs."""
@@ -108,6 +114,18 @@ class Tables:
                 self._pairs,
                 f"{left}/{right}",
                 lambda: PairTables(self.index(left), self.index(right)),
+            )
+
+    def schema(
+        self, left: str, right: str, vectors: Callable[[Sequence[Record]], dict[str, np.ndarray]]
+    ) -> SchemaContext:
+        """Two tables of schema columns (or one twice), embedded by ``vectors`` on first use."""
+        first, second = sorted((left, right))
+        with self._lock:
+            return _keep(
+                self._schemas,
+                f"{first}/{second}",
+                lambda: self._build_schema(first, second, vectors),
             )
 
     def profile(self, digest: str) -> TableProfile:
@@ -125,9 +143,22 @@ class Tables:
             )
         return index if index.records else None
 
+    def _build_schema(
+        self, left: str, right: str, vectors: Callable[[Sequence[Record]], dict[str, np.ndarray]]
+    ) -> SchemaContext:
+        first, second = self.index(left).records, self.index(right).records
+        return SchemaContext(first, second, vectors([*first, *second]))
+
     def _build(self, digest: str) -> TableIndex:
-        rows = self._lent.get(digest) or self._load(digest)
-        return TableIndex(rows.records, rows.vectors)
+        records = self._lent.get(digest)
+        if records is None:
+            records = self._load(digest)
+            if not records:
+                raise ArtefactMissing(
+                    "the rows of an indexed table are gone from the workspace",
+                    hint="index it again: FROM meld.index('name')",
+                )
+        return TableIndex(records)
 
 
 def _choose(homes: list[tuple[str, ...]]) -> Context:

@@ -20,11 +20,12 @@ _LOOKUP = 500
 
 @dataclass(frozen=True, slots=True)
 class IndexedTable:
-    """One indexed table: ``name`` as given, ``digest`` of its content, number of rows."""
+    """One indexed table: ``name`` as given, ``digest`` of its content, rows, whether embedded."""
 
     name: str
     digest: str
     n_rows: int
+    embedded: bool
 
 
 class Catalogue:
@@ -40,7 +41,7 @@ class Catalogue:
             """
             CREATE TABLE IF NOT EXISTS tables (
                 name TEXT PRIMARY KEY, digest TEXT NOT NULL, n_rows INTEGER NOT NULL,
-                ordinal INTEGER NOT NULL, shape TEXT NOT NULL);
+                ordinal INTEGER NOT NULL, shape TEXT NOT NULL, embedded INTEGER NOT NULL);
             CREATE TABLE IF NOT EXISTS members (
                 record TEXT NOT NULL, table_digest TEXT NOT NULL,
                 PRIMARY KEY (record, table_digest)) WITHOUT ROWID;
@@ -54,28 +55,44 @@ class Catalogue:
         """All indexed tables, oldest first."""
         with self._lock:
             rows = self._connection.execute(
-                "SELECT name, digest, n_rows FROM tables ORDER BY ordinal"
+                "SELECT name, digest, n_rows, embedded FROM tables ORDER BY ordinal"
             ).fetchall()
-        return [IndexedTable(*row) for row in rows]
+        return [IndexedTable(name, key, n_rows, bool(e)) for name, key, n_rows, e in rows]
 
-    def add_table(self, name: str, table_digest: str, records: Sequence[Record]) -> None:
-        """Enter a table under its name, replacing what that name meant before."""
+    def add_table(
+        self, name: str, table_digest: str, records: Sequence[Record], *, embedded: bool
+    ) -> list[str]:
+        """Enter a table under its name, replacing what that name meant before.
+
+        Returns:
+            Digests of contents that no name means any more.
+        """
         members = {key for r in records for key in (r.digest, content_digest(r))}
         with self._lock, self._connection:
             (ordinal,) = self._connection.execute(
                 "SELECT coalesce(max(ordinal), 0) + 1 FROM tables"
             ).fetchone()
             self._connection.execute(
-                "INSERT OR REPLACE INTO tables VALUES (?, ?, ?, ?, ?)",
-                (name, table_digest, len(records), ordinal, _shape(records[0]) if records else ""),
+                "INSERT OR REPLACE INTO tables VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    name,
+                    table_digest,
+                    len(records),
+                    ordinal,
+                    _shape(records[0]) if records else "",
+                    int(embedded),
+                ),
             )
             self._connection.executemany(
                 "INSERT OR IGNORE INTO members VALUES (?, ?)",
                 ((member, table_digest) for member in members),
             )
-            self._connection.execute(
-                "DELETE FROM members WHERE table_digest NOT IN (SELECT digest FROM tables)"
-            )
+            orphans = self._connection.execute(
+                "SELECT DISTINCT table_digest FROM members"
+                " WHERE table_digest NOT IN (SELECT digest FROM tables)"
+            ).fetchall()
+            self._connection.executemany("DELETE FROM members WHERE table_digest = ?", orphans)
+        return [orphan for (orphan,) in orphans]
 
     def memberships(self, records: Iterable[Record]) -> dict[str, tuple[str, ...]]:
         """For each record digest the digests of the tables that hold it, newest table first.
@@ -146,5 +163,5 @@ def _shape(record: Record) -> str:
 
 
 def table_digest(records: Sequence[Record]) -> str:
-    """Digest of a table's content: its records in order."""
-    return digest("table", *(r.digest for r in records))
+    """Digest of a table's content: its records, in whatever order a query hands them over."""
+    return digest("table", *sorted(r.digest for r in records))

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import lancedb
 
 _LOOKUP = 500
+_SPARE = 4
+"""Neighbours fetched beyond those wanted, so that ties are broken by key and not by chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,20 +105,22 @@ class Store:
         )
         self._upsert("entries", rows)
 
-    def entries(self, table_digest: str) -> tuple[list[Record], np.ndarray | None]:
-        """The records of an indexed table in order, and their vectors [n, d] if all are there."""
+    def entries(self, table_digest: str) -> list[Record]:
+        """The records of an indexed table, in order."""
         rows = (
             self._table("entries")
             .search()
             .where(f"table_digest = '{table_digest}'")
-            .select(["position", "fields", "vector"])
+            .select(["position", "fields"])
             .limit(None)
             .to_arrow()
             .sort_by("position")
         )
-        records = [make_record(dict(json.loads(f))) for f in rows.column("fields").to_pylist()]
-        vectors = rows.column("vector")
-        return records, None if vectors.null_count else _matrix(vectors, self._dimension)
+        return [make_record(dict(json.loads(f))) for f in rows.column("fields").to_pylist()]
+
+    def remove_entries(self, table_digest: str) -> None:
+        """Forget the rows of a table that no name means any more."""
+        self._table("entries").delete(f"table_digest = '{table_digest}'")
 
     def add_labels(self, labels: Sequence[Label]) -> None:
         """Store labels; a label for a query already labelled replaces the earlier one."""
@@ -136,7 +140,7 @@ class Store:
         self._upsert("labels", rows)
 
     def labels(self, task: str) -> list[Demonstration]:
-        """All labels of a task, in order of their queries."""
+        """All labels of a task, in order of their keys."""
         rows = (
             self._table("labels")
             .search()
@@ -150,13 +154,13 @@ class Store:
         return [Demonstration(_decode_query(row["query"]), row["answer"]) for row in rows]
 
     def nearest_labels(
-        self, task: str, vector: np.ndarray, k: int, answer: str | None = None
-    ) -> list[Neighbour]:
-        """The ``k`` labels of a task most similar to a query, best first.
+        self, task: str, vectors: np.ndarray, k: int, answer: str | None = None
+    ) -> list[list[Neighbour]]:
+        """The ``k`` labels of a task most similar to each query; best first, ties by key.
 
         Args:
             task: Name of the task.
-            vector: float32 [d], L2-normalised.
+            vectors: float32 [n, d], L2-normalised, one per query.
             k: How many at most.
             answer: Only labels with this answer, if given.
         """
@@ -165,20 +169,21 @@ class Store:
             where += f" AND answer = {_sql_text(answer)}"
         rows = (
             self._table("labels")
-            .search(vector, vector_column_name="vector")
+            .search(list(vectors), vector_column_name="vector")
             .distance_type("cosine")
             .where(where, prefilter=True)
-            .limit(k)
-            .select(["query", "answer", "_distance"])
+            .limit(k + _SPARE)
+            .select(["key", "query", "answer", "_distance"])
             .to_list()
         )
-        return [
-            Neighbour(
-                Demonstration(_decode_query(row["query"]), row["answer"]),
-                1.0 - float(row["_distance"]),
+        found: list[list[tuple[float, str, Neighbour]]] = [[] for _ in vectors]
+        for row in rows:
+            similarity = round(1.0 - float(row["_distance"]), 4)
+            demonstration = Demonstration(_decode_query(row["query"]), row["answer"])
+            found[row.get("query_index", 0)].append(
+                (-similarity, row["key"], Neighbour(demonstration, similarity))
             )
-            for row in rows
-        ]
+        return [[n for _, _, n in sorted(near, key=lambda x: x[:2])][:k] for near in found]
 
     def _schema(self, name: str) -> pa.Schema:
         vector = pa.field("vector", pa.list_(pa.float32(), self._dimension))

@@ -1,8 +1,8 @@
 """What a task is: its questions, its prompt, its answers.
 
 A task module is pure: it reads no file, loads no model and knows no SQL. The planner turns SQL
-arguments into `Query` objects through `Task.query`, engines see `Prompt` objects only, and every
-row ends as an `Answer`.
+arguments into `Query` objects, engines see `Prompt` objects only, and every row ends as an
+`Answer`.
 
 Paper: MELD §2.2, Definition 2.1: a query is (instruction, demonstrations, tuple, output domain).
 """

@@ -21,6 +21,9 @@ SYSTEM = (
     "or with the letter of a listed option."
 )
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+MOST_OPTIONS = len(LETTERS)
+"""Options that a language model can be offered at once."""
+
 _MAX_ANSWER_CHARS = 200
 _LABEL = re.compile(r"^(?:the\s+)?(?:missing\s+)?(?:value|answer)\s*(?:is\s*:?|:)\s*", re.I)
 
@@ -41,7 +44,7 @@ class ImputeTask:
         turns = tuple(
             (_question(d.query, None, max_chars), quote_plain(d.answer)) for d in demonstrations
         )
-        domain = query.domain[: len(LETTERS)] if query.domain else None
+        domain = query.domain or None
         choices = tuple(LETTERS[: len(domain)]) if domain else ()
         return Prompt(
             SYSTEM, turns, _question(query, domain, max_chars), choices=choices, max_tokens=32

@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 from meld_duckdb import connect
-from meld_duckdb.planner import session
 from tests.scripted import ScriptedBackend
 
 SLOW = """
@@ -25,7 +24,8 @@ def slow(prompt):
     time.sleep(0.05)
     return first_choice(prompt)
 
-session.BACKENDS["transformers"] = lambda path, settings: ScriptedBackend(slow, batch_size=5)
+session.BACKENDS["transformers"] = session.BackendKind(
+    lambda *given: "scripted", lambda *given: ScriptedBackend(slow, batch_size=5))
 session.models.locate = lambda *arguments: Path(sys.argv[1])
 session.models.model_digest = lambda path: "scripted"
 connect(workspace=sys.argv[1]).sql(sys.argv[2]).fetchall()
@@ -60,7 +60,6 @@ def test_the_next_run_reuses_every_finished_batch(tmp_path: Path, backend: Scrip
     kept = answers(workspace)
     assert 40 <= kept < 400 and kept % 5 == 0
 
-    assert session.BACKENDS["transformers"](tmp_path, None) is backend  # type: ignore[arg-type]
     con = connect(workspace=workspace)
     assert con.sql(QUERY).fetchall() == [(400,)]
     assert len(backend.asked) == 400 - kept

@@ -18,7 +18,6 @@ from meld_duckdb.features.impute import (
     MAX_CANDIDATES,
     Candidates,
     ImputeIndex,
-    decide,
     impute_features,
     rank,
 )
@@ -129,7 +128,7 @@ def test_batches_equal_single_rows() -> None:
         np.testing.assert_allclose(whole[i].features, one.features, rtol=1e-5)
 
 
-def test_rank_brings_the_sum_to_one_and_decide_abstains() -> None:
+def test_rank_brings_the_sum_to_one() -> None:
     index = ImputeIndex(restaurants(), "city")
     row = make_record({"name": "bistro", "phone": "415-777-9999", "city": None})
     found = impute_features(index, [row], "city")[0]
@@ -138,9 +137,6 @@ def test_rank_brings_the_sum_to_one_and_decide_abstains() -> None:
     assert ranked[0].value == "san francisco"
     assert sum(r.probability for r in ranked) == pytest.approx(1.0)
     assert ranked[0].evidence[0][0].startswith("neighbour: ")
-    assert decide(ranked, ranked[0].probability) is ranked[0]
-    assert decide(ranked, ranked[0].probability + 0.01) is None
-    assert decide([], 0.0) is None
     low = rank(found, [0.1] * len(found.values))
     assert low[0].probability == pytest.approx(0.1)
 
@@ -202,10 +198,8 @@ def test_shipped_model_names_the_city_of_the_area_code() -> None:
     found = impute_features(index, [row], "city")[0]
     ranked = rank(found, models["context"].predict(found.features).tolist())
     minimum = content["variants"]["context"]["minimum"]
-    best = decide(ranked, minimum)
-    assert 0 < minimum < 1
-    assert best is not None
-    assert best.value == "san francisco"
+    assert 0 < minimum < ranked[0].probability
+    assert ranked[0].value == "san francisco"
     options = impute_features(None, [make_record({"t": "sony tv"})], "b", [["lg", "sony"]])[0]
     scores = models["record"].predict(options.features)
     assert scores[1] > scores[0]
@@ -216,3 +210,16 @@ def test_calibration_refuses_a_test_split(tmp_path: Path) -> None:
         read_rows(tmp_path / "test.parquet")
     with pytest.raises(TrainingError):
         read_rows(tmp_path / "pairs.parquet", split="test")
+
+
+def test_a_row_does_not_answer_for_itself() -> None:
+    rows = [make_record({"name": f"place {i}", "code": f"x{i * 7919 % 1000}"}) for i in range(60)]
+    index = ImputeIndex(rows, "code")
+    for row, found in zip(rows, impute_features(index, rows, "code"), strict=True):
+        assert row.fields["code"] not in found.values
+    two = [make_record({"name": "a", "city": "x"}), make_record({"name": "a b", "city": "x"})]
+    [found] = impute_features(ImputeIndex(two, "city"), two[:1], "city")
+    outside = impute_features(ImputeIndex(two[1:], "city"), two[:1], "city")[0]
+    assert found.values == outside.values == ("x",)
+    at = FEATURES["context"].index("confidence")
+    assert found.features[0, at] == outside.features[0, at]

@@ -36,7 +36,9 @@ class FixedScorer:
         found = [float(q.records[0].fields["p"] or 0) for q in queries]
         return [Answer("match" if p >= 0.5 else "mismatch", p, 0) for p in found]
 
-    def least(self, context: Context) -> float:
+    encodes = False
+
+    def least(self, query: Query, context: Context) -> float:
         return 0.0
 
 
@@ -58,12 +60,12 @@ class World:
         self.resources = Resources(
             settings=settings,
             cache=AnswerCache(folder / "cache.sqlite") if cached else None,
-            catalogue=self.catalogue,
             tables=tables,
             scorers={"match": self.scorer},
             demonstrator=self.demonstrator,
             backend=lambda: self.backend,
             backend_digest=lambda: "scripted",
+            encoder_digest=lambda: "hashing",
         )
         self.planner = Planner(self.resources)
 

@@ -22,15 +22,15 @@ def test_entries_come_back_in_order_with_nulls_and_vectors(store: Store) -> None
     store.add_entries("t", 3, RECORDS[3:], VECTORS[3:])
     store.add_entries("t", 0, RECORDS[:3], VECTORS[:3])
     store.add_entries("other", 0, RECORDS[:1], VECTORS[:1])
-    records, vectors = store.entries("t")
-    assert records == RECORDS
-    assert vectors is not None and np.array_equal(vectors, VECTORS)
+    assert store.entries("t") == RECORDS
+    store.remove_entries("t")
+    assert store.entries("t") == [] and store.entries("other") == RECORDS[:1]
 
 
 def test_writing_rows_again_replaces_them(store: Store) -> None:
     for _ in range(2):
         store.add_entries("t", 0, RECORDS[:2], VECTORS[:2])
-    assert len(store.entries("t")[0]) == 2
+    assert len(store.entries("t")) == 2
 
 
 def test_known_vectors_are_found_by_record(store: Store) -> None:
@@ -39,7 +39,7 @@ def test_known_vectors_are_found_by_record(store: Store) -> None:
     found = store.entry_vectors(RECORDS)
     assert set(found) == {RECORDS[0].digest, RECORDS[1].digest}
     assert found[RECORDS[1].digest].tolist() == [0.0, 1.0, 0.0, 0.0]
-    assert store.entries("bare")[1] is None
+    assert store.entries("bare") == RECORDS[2:3]
 
 
 def test_nearest_labels_by_task_and_answer(store: Store) -> None:
@@ -51,20 +51,22 @@ def test_nearest_labels_by_task_and_answer(store: Store) -> None:
             for query, answer, vector in zip(queries, answers, VECTORS, strict=False)
         ]
     )
-    near = store.nearest_labels("match", np.array([0.6, 0.8, 0, 0], np.float32), 2)
+    asked = np.array([[0.6, 0.8, 0, 0], [0, 0, 1, 0]], np.float32)
+    near, other = store.nearest_labels("match", asked, 2)
+    assert other[0].demonstration.query == queries[2]
     assert [(n.demonstration.query, n.demonstration.answer) for n in near] == [
         (queries[1], "mismatch"),
         (queries[0], "match"),
     ]
     assert near[0].similarity == pytest.approx(0.8, abs=1e-6)
-    only = store.nearest_labels("match", VECTORS[1], 5, "match")
+    [only] = store.nearest_labels("match", VECTORS[1:2], 5, "match")
     assert {n.demonstration.query.digest for n in only} == {queries[0].digest, queries[2].digest}
-    assert store.nearest_labels("it's", VECTORS[1], 5) == []
+    assert store.nearest_labels("it's", VECTORS[1:2], 5) == [[]]
 
 
 def test_a_second_label_for_a_query_replaces_the_first(store: Store) -> None:
     query = Query((RECORDS[0],), "a")
     for answer in ("x", "y"):
         store.add_labels([Label("impute", query, answer, VECTORS[0])])
-    near = store.nearest_labels("impute", VECTORS[0], 5)
+    [near] = store.nearest_labels("impute", VECTORS[:1], 5)
     assert [n.demonstration.answer for n in near] == ["y"]
