@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -275,10 +276,19 @@ def _label(task: str, query: object, answer: object) -> tuple[Query, str]:
     if task not in TASKS:
         what, hint = unknown_name("task", task, TASKS)
         raise InputError(what, hint=hint)
-    if not isinstance(query, Mapping) or len(query) != 2:
-        shape = "{'row': ..., 'column': ...}" if task in CELL_TASKS else "{'a': ..., 'b': ...}"
-        raise InputError(f"the query of a {task} label is {query!r}", hint=f"write it as {shape}")
-    built = build_query(task, list(query.values()), Options())
+    names = ("row", "column") if task in CELL_TASKS else ("a", "b")
+    fields = query
+    if isinstance(query, str):
+        try:
+            fields = json.loads(query)
+        except ValueError:
+            fields = None
+    if not isinstance(fields, Mapping) or set(fields) != set(names):
+        raise InputError(
+            f"the query of a {task} label is {query!r}",
+            hint=f"write it as {{'{names[0]}': ..., '{names[1]}': ...}}",
+        )
+    built = build_query(task, [fields[name] for name in names], Options())
     if not isinstance(built, Query):
         raise InputError(f"the query of a {task} label cannot be read: {built or 'it is NULL'}")
     return built, _label_answer(task, answer)

@@ -144,5 +144,5 @@ def _json_value(value: object) -> object:
 
 def is_key_column(name: str) -> bool:
     """Tell whether a column only numbers rows: ``id``, ``rowid``, ``index`` or ``*_id``."""
-    lowered = name.lower()
-    return lowered in {"id", "rowid", "row_id", "index"} or lowered.endswith("_id")
+    lowered = name.strip().lower()
+    return lowered in {"id", "rowid", "rowindex", "row_index", "index"} or lowered.endswith("_id")

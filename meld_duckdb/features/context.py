@@ -16,7 +16,7 @@ import numpy as np
 
 from meld_duckdb.features import text as tx
 from meld_duckdb.features.text import IdfWeights
-from meld_duckdb.records import Record
+from meld_duckdb.records import Record, is_key_column
 
 MAX_COLUMNS = 64
 """Columns of a record that take part; the rest of a wider record is ignored."""
@@ -32,7 +32,6 @@ GRAM_LIMIT = 512
 
 _BLOCK_CELLS = 2_000_000
 _DECIMALS = 5  # the sum of a product depends on its order in the last bits
-_KEYS = frozenset({"id", "rowid", "rowindex", "index"})
 
 _STATISTICS = (
     "score",
@@ -56,19 +55,13 @@ CONTEXT_FEATURES: tuple[str, ...] = tuple(
 """Names of the columns of `PairTables.context_features`."""
 
 
-def is_key(column: str) -> bool:
-    """Tell whether a column is a key by its name: ``id``, ``rowid``, ``index`` or ``*_id``."""
-    name = column.strip().lower()
-    return name.replace("_", "") in _KEYS or name.endswith("_id")
-
-
 def comparable(record: Record) -> dict[str, str]:
     """Return the folded present values, by folded column name, keys left out."""
     found: dict[str, str] = {}
     for name, value in record.present.items():
         if len(found) >= MAX_COLUMNS:
             break
-        if not is_key(name):
+        if not is_key_column(name):
             folded = tx.fold(value)
             if folded:
                 found.setdefault(tx.squash(tx.fold(name)), folded)

@@ -108,3 +108,35 @@ def test_a_learned_value_is_the_answer_and_a_candidate(con: duckdb.DuckDBPyConne
     kinds = [e["kind"] for e in detail["evidence"]]
     assert "neighbour" in kinds
     assert any("los angeles" in (detail["answer"] or "", e["text"]) for e in detail["evidence"])
+
+
+def test_options_are_compared_as_the_rows_are_written(con: duckdb.DuckDBPyConnection) -> None:
+    con.execute(
+        "CREATE TABLE t AS SELECT i AS id, 'n' || i AS n, i % 2 AS even, i % 2 = 0 AS flag FROM range(40) t(i)"
+    )
+    con.sql("FROM meld.index('t', embed := false)").fetchall()
+    row = "{'id': 99, 'n': 'new', 'even': 1, 'flag': NULL::BOOLEAN}"
+    options = "{'options': [true, false], 'min_probability': 0.0}"
+    assert one(con, f"SELECT meld_impute({row}, 'flag', {options})") == "false"
+
+
+def test_a_row_that_holds_its_value_does_not_answer_for_itself(
+    con: duckdb.DuckDBPyConnection,
+) -> None:
+    con.execute(
+        "CREATE TABLE t AS SELECT i AS id, 'place ' || i AS name, hash(i) % 100000 AS code FROM range(100) t(i)"
+    )
+    con.sql("FROM meld.index('t', embed := false)").fetchall()
+    options = "{'min_probability': 0.0}"
+    for row in ("t", "{'name': t.name, 'code': t.code}"):
+        sql = f"SELECT count(*) FROM t WHERE meld_impute({row}, 'code', {options}) = code::VARCHAR"
+        assert one(con, sql) == 0
+
+
+def test_more_options_than_letters_are_refused_by_the_model_only(
+    con: duckdb.DuckDBPyConnection,
+) -> None:
+    options = "list_transform(range(40), lambda x: 'opt' || x)"
+    call = f"meld_impute_detail({{'t': 'take opt35', 'c': NULL}}, 'c', {{'options': {options}, 'tier': "
+    assert one(con, f"SELECT {call}'t2'}})")["error"] == "too_many_options: 40, at most 26"
+    assert one(con, f"SELECT {call}'t0', 'min_probability': 0.0}})")["answer"] == "opt35"

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import duckdb
 import pytest
 
+import meld_duckdb
+from meld_duckdb.planner import session
 from meld_duckdb.tasks.base import Completion, Prompt
 from tests.scripted import ScriptedBackend
 from tests.sql.query import one
@@ -189,3 +192,60 @@ def test_an_injected_instruction_keeps_the_answer_in_its_domain(
     assert prompt.choices == ("match", "mismatch")
     assert prompt.question.count("</record_a>") == 1
     assert answer not in prompt.system
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "{'u': union_value(k := 1), 't': 'apple iphone'}",
+        "{'u': [union_value(k := 1)], 't': 'apple iphone'}",
+        "{'id': uuid(), 't': 'apple iphone', 'd': DATE '5881580-07-10'}",
+        "{'t': 'apple iphone', 'i': INTERVAL 1 MONTH, 'h': 170141183460469231731687303715884105727::HUGEINT}",
+        "{'t': 'apple iphone', 'ns': TIMESTAMP_NS '2020-01-01 00:00:00.123456789', 'z': TIMETZ '10:00:00+02'}",
+        "{'t': 'apple iphone', 'a': array_value(1, 2), 'b': '101'::BIT, 'e': 'x'::ENUM('x', 'y')}",
+    ],
+)
+def test_unusual_types_harm_nothing(con: duckdb.DuckDBPyConnection, value: str) -> None:
+    con.execute(f"CREATE TABLE t AS SELECT {value} AS a UNION ALL SELECT NULL")
+    rows = con.execute(
+        "SELECT a IS NULL, meld_match(a, 'apple iphone 1') FROM t ORDER BY 1"
+    ).fetchall()
+    assert rows[0][1] is not None and rows[1] == (True, None)
+
+
+def test_lossless_arrow_types_are_read(con: duckdb.DuckDBPyConnection) -> None:
+    con.execute("SET arrow_lossless_conversion = true")
+    assert one(con, "SELECT meld_match({'u': uuid(), 't': 'a b'}, {'t': 'a b'})") is not None
+
+
+def test_failures_are_told_apart_by_row(
+    con: duckdb.DuckDBPyConnection, backend: ScriptedBackend
+) -> None:
+    backend.script = lambda prompt: Completion(None, error="broken: always")
+    for word in ("a", "b", "a"):
+        con.sql(f"SELECT meld_match({{'t': '{word}'}}, {{'t': 'x'}}, {{'tier': 't2'}})").fetchall()
+    rows = con.sql("SELECT row_digest, count FROM meld.errors()").fetchall()
+    assert sorted(count for _, count in rows) == [1, 2]
+    assert len({digest for digest, _ in rows}) == 2
+
+
+@pytest.mark.parametrize("setting", ["demonstrations", "max_record_chars", "encoder", "model"])
+def test_settings_that_change_answers_are_in_the_key(
+    backend: ScriptedBackend, tmp_path: Path, setting: str
+) -> None:
+    value = "other" if setting in {"encoder", "model"} else 3
+    for settings in ({}, {setting: value}, {}):
+        con = meld_duckdb.connect(workspace=tmp_path / "w", **settings)
+        con.sql("SELECT meld_match('a', 'b', {'tier': 't2'})").fetchall()
+    assert len(backend.asked) == 2
+
+
+def test_other_weights_are_in_the_key(
+    backend: ScriptedBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, weights in enumerate(("one", "two")):
+        kind = session.BackendKind(lambda *given, w=weights: w, lambda *given: backend)
+        monkeypatch.setitem(session.BACKENDS, "transformers", kind)
+        con = meld_duckdb.connect(workspace=tmp_path / "w", engine_batch=number + 1)
+        con.sql("SELECT meld_match('a', 'b', {'tier': 't2'})").fetchall()
+    assert len(backend.asked) == 2

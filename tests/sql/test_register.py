@@ -130,3 +130,12 @@ def test_explain_and_constant_folding_are_harmless(con: duckdb.DuckDBPyConnectio
     assert con.sql("SELECT meld_match('a b', 'a b') WHERE meld_match('a b', 'a b')").fetchall() == [
         (True,)
     ]
+
+
+def test_registering_a_cursor_without_settings_keeps_those_there_are(
+    backend: ScriptedBackend, tmp_path: Path
+) -> None:
+    con = meld_duckdb.connect(workspace=tmp_path / "mine")
+    meld_duckdb.register(con.cursor())
+    con.sql("SELECT meld_match('a', 'b')").fetchall()
+    assert (tmp_path / "mine" / "cache.sqlite").exists()

@@ -163,3 +163,66 @@ def test_learn_stores_a_whole_column_and_skips_nulls(con: duckdb.DuckDBPyConnect
         (False,),
         (None,),
     ]
+
+
+def test_columns_and_tables_may_be_called_like_anything(con: duckdb.DuckDBPyConnection) -> None:
+    con.execute("CREATE SCHEMA s")
+    con.execute("""CREATE TABLE s."odd ""name" AS SELECT 1 AS id, 'red apple' AS r, 'x' AS x,
+        'y' AS y, 'l' AS l, 'p' AS p, 'rows' AS rows, 'd' AS d, '' AS "select" """)
+    con.execute("CREATE TABLE a AS SELECT 2 AS id, 'red apple pie' AS name")
+    con.execute("CREATE VIEW b AS SELECT 3 AS id, 'apple red' AS name")
+    name = 's."odd ""name"'
+    assert con.sql(f"SELECT entries FROM meld.index('{name}')").fetchall() == [(1,)]
+    assert con.sql(f"SELECT l_id, r_id FROM meld.block('{name}', 'a', k := 1)").fetchall() == [
+        (1, 2)
+    ]
+    assert con.sql(f"SELECT l_id, r_id FROM meld.block('b', '{name}', k := 1)").fetchall() == [
+        (3, 1)
+    ]
+    assert con.sql(f"FROM meld.join('b', '{name}', threshold := 0.0)").fetchall()
+    row = one(con, "SELECT count(*) FROM duckdb_columns() WHERE table_name = 'odd \"name'")
+    assert row == 9
+    detail = one(con, f"SELECT meld_match_prob(t, a) FROM {name} AS t, a")
+    con.sql("FROM meld.index('a')").fetchall()
+    assert one(con, f"SELECT meld_match_prob(t, a) FROM {name} AS t, a") != detail
+
+
+def test_one_table_of_columns_is_a_context_too(con: duckdb.DuckDBPyConnection) -> None:
+    con.execute("""CREATE TABLE columns AS FROM (VALUES
+        ('orders', 'amt'), ('orders', 'cust_name'), ('orders', 'zip'),
+        ('sales', 'total_amount'), ('sales', 'customer_name'), ('sales', 'street')) AS t("table", "column")""")
+    con.sql("FROM meld.index('columns')").fetchall()
+    p = dict(
+        con.sql("""SELECT b."column", meld_schema_match_prob(a, b) FROM columns AS a, columns AS b
+                   WHERE a."column" = 'cust_name' AND b."table" = 'sales'""").fetchall()
+    )
+    assert p["customer_name"] == max(p.values()) and p["customer_name"] > 2 * p["street"]
+
+
+def test_a_killed_index_is_not_used_and_can_be_run_again(
+    tables: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from meld_duckdb.retrieval.catalogue import Catalogue
+
+    sql = "SELECT meld_match_prob(l, r) FROM l, r WHERE l.id = 2 AND r.id = 'x'"
+    alone = one(tables, sql)
+    tables.sql("FROM meld.index('r')").fetchall()
+
+    def die(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Catalogue, "add_table", die)
+        with pytest.raises(BaseException, match=r"KeyboardInterrupt|^$"):
+            tables.sql("FROM meld.index('l')").fetchall()
+    assert one(tables, sql) == alone
+    assert tables.sql("SELECT entries, embedded FROM meld.index('l')").fetchall() == [(3, 0)]
+    assert one(tables, sql) != alone
+
+
+def test_rows_of_a_replaced_table_are_forgotten(tables: duckdb.DuckDBPyConnection) -> None:
+    tables.sql("FROM meld.index('l')").fetchall()
+    tables.execute("DELETE FROM l WHERE id = 1")
+    tables.sql("FROM meld.index('l')").fetchall()
+    tables.execute("INSERT INTO l VALUES (1, 'red apple')")
+    assert tables.sql("SELECT embedded FROM meld.index('l')").fetchall() == [(1,)]
