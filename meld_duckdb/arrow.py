@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -121,22 +122,48 @@ def python_values(array: pa.Array) -> list[object]:
     """Convert to Python.
 
     A date or timestamp beyond Python's years becomes the text of its integer; what cannot be read
-    at all becomes a `RowError`.
+    at all becomes a `RowError` in its own place, inside lists and structs too.
     """
+    array = as_array(array)
     if pa.types.is_timestamp(array.type) and array.type.unit == "ns":
         array = pc.cast(array, pa.timestamp("us", array.type.tz), safe=False)
     try:
         return list(array.to_pylist())
     except (ValueError, OverflowError, pa.ArrowException):
-        return [_python_value(scalar) for scalar in array]
+        return _values_one_by_one(array)
+
+
+def _values_one_by_one(array: pa.Array) -> list[object]:
+    """Convert a column of which some value cannot be read; the others keep their worth."""
+    valid = array.is_valid().to_pylist()
+    if pa.types.is_struct(array.type) and not _holds_union(array.type):
+        names = [array.type.field(i).name for i in range(array.type.num_fields)]
+        columns = [python_values(child) for child in array.flatten()]
+        rows = zip(*columns, strict=True)
+        return [
+            dict(zip(names, row, strict=True)) if ok else None
+            for ok, row in zip(valid, rows, strict=True)
+        ]
+    if pa.types.is_map(array.type):
+        keys, items = python_values(array.keys), python_values(array.items)
+        return _slices(array, list(zip(keys, items, strict=True)), valid)
+    if pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
+        return _slices(array, python_values(array.values), valid)
+    return [_python_value(scalar) for scalar in array]
+
+
+def _slices(array: pa.Array, values: list[Any], valid: list[bool]) -> list[object]:
+    offsets = array.offsets.to_pylist()
+    return [
+        values[start:stop] if ok else None
+        for ok, start, stop in zip(valid, offsets, offsets[1:], strict=False)
+    ]
 
 
 def _python_value(scalar: pa.Scalar) -> object:
     try:
         return scalar.as_py()
     except (ValueError, OverflowError, pa.ArrowException) as error:
-        if isinstance(scalar, pa.StructScalar):
-            return {name: _python_value(scalar[name]) for name in scalar.keys()}
         stored = getattr(scalar, "value", None)
         return str(stored) if isinstance(stored, int) else RowError("unreadable_value", str(error))
 

@@ -104,8 +104,10 @@ class Handlers:
             if task is None or query is None or answer is None:
                 stored.append(None)
                 continue
-            labelled.setdefault(str(task), []).append(_label(str(task), query, answer))
-            stored.append(True)
+            label = _label(str(task), query, answer)
+            if label is not None:
+                labelled.setdefault(str(task), []).append(label)
+            stored.append(True if label is not None else None)
         for task, labels in labelled.items():
             self.service.session.learn(task, labels)
         return pa.array(stored, pa.bool_())
@@ -115,7 +117,7 @@ class Handlers:
         name, rows, options = _only_row(function, columns)
         records = _records(rows)
         done = self.service.session.index(
-            str(name), records, embed=bool(_options(options).get("embed", True))
+            str(name), records, embed=_flag(_options(options), "embed")
         )
         result = {
             "table_name": done.name,
@@ -140,7 +142,11 @@ class Handlers:
         left, right, options = _only_row(function, columns)
         given = _options(options)
         found = self.service.session.block(
-            _records(left), _records(right), _k(given), str(given.get("method", "lexical"))
+            _records(left),
+            _records(right),
+            _k(given),
+            str(given.get("method", "lexical")),
+            same=given.get("same") is True,
         )
         items = [
             {"l": int(a) + 1, "r": int(b) + 1, "rank": int(n), "score": float(s)}
@@ -163,6 +169,7 @@ class Handlers:
             _k(given),
             str(given.get("method", "lexical")),
             match_options,
+            same=given.get("same") is True,
         )
         items = [
             {
@@ -267,12 +274,19 @@ def _k(options: Mapping[str, object]) -> int:
     return value
 
 
+def _flag(options: Mapping[str, object], name: str) -> bool:
+    value = options.get(name, True)
+    if not isinstance(value, bool):
+        raise ConfigError(f"option {name!r} is {value!r}, expected true or false")
+    return value
+
+
 def _text_rows(rows: list[dict[str, str]], keys: Sequence[str]) -> pa.Array:
     return pa.array([rows], pa.list_(pa.struct([(k, pa.string()) for k in keys])))
 
 
-def _label(task: str, query: object, answer: object) -> tuple[Query, str]:
-    """Check one row of ``meld_learn``."""
+def _label(task: str, query: object, answer: object) -> tuple[Query, str] | None:
+    """Check one row of ``meld_learn``; None where a part of the query is NULL."""
     if task not in TASKS:
         what, hint = unknown_name("task", task, TASKS)
         raise InputError(what, hint=hint)
@@ -289,8 +303,10 @@ def _label(task: str, query: object, answer: object) -> tuple[Query, str]:
             hint=f"write it as {{'{names[0]}': ..., '{names[1]}': ...}}",
         )
     built = build_query(task, [fields[name] for name in names], Options())
+    if built is None:
+        return None
     if not isinstance(built, Query):
-        raise InputError(f"the query of a {task} label cannot be read: {built or 'it is NULL'}")
+        raise InputError(f"the query of a {task} label cannot be read: {built}")
     return built, _label_answer(task, answer)
 
 

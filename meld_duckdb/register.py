@@ -63,12 +63,20 @@ def register(
                 present.use(resolved, settings)
             return connection
         registration = Registration(f"{next(_NUMBERS)}", resolved, settings)
+        # All on a cursor of its own: an open transaction of the user's is neither joined nor ended.
         with connection.cursor() as cursor:
             _attach(cursor)
-            for function in load_functions():
-                _create(connection, function.name, registration.callable(function), function)
-            _create_macros(cursor)
-            cursor.execute(f"CREATE MACRO {CATALOGUE}.{_IDENTITY}() AS '{registration.name}'")
+            try:
+                for function in load_functions():
+                    _create(cursor, registration.callable(function), function)
+                _create_macros(cursor)
+                cursor.execute(f"CREATE MACRO {CATALOGUE}.{_IDENTITY}() AS '{registration.name}'")
+            except duckdb.Error as error:
+                cursor.execute(f"DETACH {CATALOGUE}")
+                raise MeldError(
+                    f"the functions cannot be registered: {error}",
+                    hint=f"do not detach {CATALOGUE!r}; open the database anew",
+                ) from error
         _REGISTRATIONS[registration.name] = registration
     return connection
 
@@ -172,13 +180,10 @@ def _present(connection: duckdb.DuckDBPyConnection) -> Registration | None:
 
 
 def _create(
-    connection: duckdb.DuckDBPyConnection,
-    name: str,
-    call: Callable[..., Any],
-    function: SqlFunction,
+    connection: duckdb.DuckDBPyConnection, call: Callable[..., Any], function: SqlFunction
 ) -> None:
     connection.create_function(
-        name,
+        function.name,
         call,
         None if function.arguments else [],
         function.returns,
@@ -192,19 +197,16 @@ def _attach(connection: duckdb.DuckDBPyConnection) -> None:
     rows = connection.execute(
         f"SELECT path FROM duckdb_databases() WHERE database_name = '{CATALOGUE}'"
     ).fetchall()
-    if rows and rows[0][0]:
+    if rows:
+        path = rows[0][0] or ":memory:"
         raise ConfigError(
-            f"a database called {CATALOGUE!r} is already attached from {rows[0][0]}",
-            hint=f"attach it under another name: ATTACH '{rows[0][0]}' AS my_data",
+            f"a database called {CATALOGUE!r} is already attached from {path}",
+            hint=f"attach it under another name: ATTACH '{path}' AS my_data",
         )
-    if not rows:
-        connection.execute(f"ATTACH ':memory:' AS {CATALOGUE} (READ_WRITE)")
+    connection.execute(f"ATTACH ':memory:' AS {CATALOGUE} (READ_WRITE)")
 
 
 def _create_macros(connection: duckdb.DuckDBPyConnection) -> None:
     folder = resources.files("meld_duckdb.sql")
     for family in FAMILIES:
-        try:
-            connection.execute((folder / f"{family}.sql").read_text("utf-8"))
-        except duckdb.Error as error:
-            raise MeldError(f"the macros of {family} cannot be created: {error}") from error
+        connection.execute((folder / f"{family}.sql").read_text("utf-8"))

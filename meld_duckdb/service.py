@@ -119,10 +119,12 @@ class LocalService:
         k: int,
         method: str,
         options: Options,
+        *,
+        same: bool,
     ) -> tuple[Candidates, list[Answer]]:
         """Block two tables and match the candidate pairs; one answer per candidate, in order."""
         started = time.perf_counter()
-        found = self.session.block(left, right, k, method)
+        found = self.session.block(left, right, k, method, same=same)
         answers, outcome = self.session.join(left, right, found, options)
         self._count("meld.join", len(answers), outcome, time.perf_counter() - started)
         self._count_failures(

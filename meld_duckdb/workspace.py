@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from meld_duckdb.errors import ArtefactCorrupt, ArtefactIncompatible, ConfigError
+from meld_duckdb.errors import ArtefactCorrupt, ArtefactError, ArtefactIncompatible, ConfigError
 
 SCHEMA_VERSION = 1
 
@@ -66,7 +67,7 @@ def open_workspace(path: Path) -> Workspace:
     try:
         manifest = json.loads(workspace.manifest_path.read_text("utf-8"))
         version = int(manifest["schema_version"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise ArtefactCorrupt(
             f"{workspace.manifest_path} is not a manifest: {error}",
             hint="restore it, or remove the workspace to start anew",
@@ -78,6 +79,19 @@ def open_workspace(path: Path) -> Workspace:
             hint="upgrade meld-duckdb, or use another workspace",
         )
     return workspace
+
+
+def unusable(path: Path, error: sqlite3.Error) -> ArtefactError:
+    """Word an error of a SQLite file of the workspace."""
+    if "not a database" in str(error) or "malformed" in str(error):
+        return ArtefactCorrupt(
+            f"{path} is damaged: {error}",
+            hint="remove it and index the tables again; labels are kept in index.lance",
+        )
+    return ArtefactError(
+        f"{path} cannot be used: {error}",
+        hint="the workspace must be a directory that can be written; see meld doctor",
+    )
 
 
 def write_atomic(path: Path, text: str) -> None:

@@ -16,7 +16,8 @@ CREATE OR REPLACE MACRO meld.block(
          __meld_r AS MATERIALIZED (
              SELECT list(__meld_row) AS __meld_right FROM query_table(r) AS __meld_row),
          __meld_pairs AS MATERIALIZED (
-             SELECT unnest(__meld_block(__meld_left, __meld_right, {'k': k, 'method': method}))
+             SELECT unnest(__meld_block(__meld_left, __meld_right, {
+                 'k': k, 'method': method, 'same': l = r}))
                  AS __meld_pair
              FROM __meld_l, __meld_r)
     SELECT struct_extract(__meld_left[__meld_pair.l], l_id) AS l_id,
@@ -35,7 +36,7 @@ CREATE OR REPLACE MACRO meld.join(
              SELECT list(__meld_row) AS __meld_right FROM query_table(r) AS __meld_row),
          __meld_pairs AS MATERIALIZED (
              SELECT unnest(__meld_join(__meld_left, __meld_right, {
-                 'k': k, 'method': method, 'threshold': threshold, 'tier': tier,
+                 'k': k, 'method': method, 'same': l = r, 'threshold': threshold, 'tier': tier,
                  'on_error': on_error})) AS __meld_pair
              FROM __meld_l, __meld_r)
     SELECT struct_extract(__meld_left[__meld_pair.l], l_id) AS l_id,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -113,8 +114,9 @@ def _workspace(settings: Settings) -> Check:
         workspace = open_workspace(settings.workspace)
         n_tables = len(Catalogue(workspace.catalogue_path).tables())
         n_answers = AnswerCache(workspace.cache_path).count()
-    except MeldError as error:
-        return Check("workspace", False, error.what, error.hint or "")
+    except (MeldError, sqlite3.Error) as error:
+        hint = error.hint if isinstance(error, MeldError) else None
+        return Check("workspace", False, str(error), hint or "check the directory's permissions")
     return Check(
         "workspace", True, f"{workspace.path}: {n_tables} tables indexed, {n_answers} answers kept"
     )

@@ -5,19 +5,21 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
-from collections.abc import Sequence
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 import duckdb
 
+from meld_duckdb import interrupt
 from meld_duckdb.errors import ConfigError
 from meld_duckdb.register import begin_statement, connect
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 _OWN_MESSAGE = re.compile(r"\[MELD-E\d+\].*", re.DOTALL)
 _COMMENTS_BEHIND = re.compile(r";((?:[ \t]*\n\s*--[^\n]*)+)\s*\Z")
@@ -49,12 +51,72 @@ def run_statements(
             click.secho(f"\n{above}{text.rstrip(';')};", fg="cyan")
         heading = comments
         begin_statement(connection)
-        if statement.expected_result_type == [duckdb.ExpectedResultType.QUERY_RESULT]:
-            # Fetched once: a relation would run its statement again for every use.
-            result = connection.sql(text).to_arrow_table()
-            click.echo(render(connection, result, output).rstrip("\n"))
-        else:
-            connection.execute(text).fetchall()
+        interrupt.clear()
+        with _interruptible():
+            result = run_one(connection, statement, text, output)
+        if result:
+            click.echo(result)
+
+
+def run_one(connection: duckdb.DuckDBPyConnection, statement: Any, text: str, output: str) -> str:
+    """Run one statement; gives its result as text, empty if it has none."""
+    kinds = statement.expected_result_type
+    if output == "table" and kinds == [duckdb.ExpectedResultType.QUERY_RESULT]:
+        return str(connection.sql(text)).rstrip("\n")
+    cursor = connection.execute(text)
+    names = [column[0] for column in cursor.description or ()]
+    rows = cursor.fetchall()
+    if not names or (names == ["Count"] and kinds != [duckdb.ExpectedResultType.QUERY_RESULT]):
+        return ""
+    return render(names, rows, "csv" if output == "table" else output)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Have Ctrl-C stop the statement that runs, also inside a long call of a function."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        interrupt.interrupt()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def render(names: Sequence[str], rows: Sequence[Sequence[object]], output: str) -> str:
+    """Render a result as CSV, or as JSON lines in which a repeated name gets a number."""
+    if output == "json":
+        keys = [n if n not in names[:i] else f"{n}_{i}" for i, n in enumerate(names)]
+        return "\n".join(
+            json.dumps(
+                {k: _json_value(v) for k, v in zip(keys, row, strict=True)},
+                default=str,
+                ensure_ascii=False,
+            )
+            for row in rows
+        )
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows(rows)
+    return text.getvalue().rstrip("\n")
+
+
+def _json_value(value: object) -> object:
+    """JSON has no NaN and no infinity: null, as in DuckDB's own JSON."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {str(k): _json_value(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_value(v) for v in value]
+    return value
 
 
 def _split_comments(text: str) -> tuple[str, str]:
@@ -63,20 +125,6 @@ def _split_comments(text: str) -> tuple[str, str]:
     if not found:
         return text.strip(), ""
     return text[: found.start()].strip(), found.group(1).strip() + "\n"
-
-
-def render(connection: duckdb.DuckDBPyConnection, result: pa.Table, output: str) -> str:
-    """Render a result as a text table (cut in the middle when long), CSV or JSON lines."""
-    if output == "table":
-        return str(connection.from_arrow(result))
-    rows = result.to_pylist()
-    if output == "json":
-        return "\n".join(json.dumps(row, default=str, ensure_ascii=False) for row in rows)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(result.column_names)
-    writer.writerows(row.values() for row in rows)
-    return text.getvalue()
 
 
 def print_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -88,25 +88,41 @@ class TreeEnsemble:
         odds = np.clip(self.log_odds(rows), -700, 700)
         return np.asarray(1.0 / (1.0 + np.exp(-odds)))
 
-    def explain(self, row: np.ndarray) -> list[tuple[str, float]]:
-        """Say what each feature added to the log-odds of one row (Saabas path contributions).
+    def contributions(self, rows: np.ndarray) -> np.ndarray:
+        """Say what each feature added to the log-odds of each row (Saabas path contributions).
 
         Args:
-            row: float [len(features)].
+            rows: float [n, len(features)].
 
         Returns:
-            (feature, contribution), largest magnitude first, features that moved nothing left
-            out. With `bias` they sum to the row's log-odds.
+            float64 [n, len(features)]; with `bias` a row's sum is its log-odds.
         """
-        x = self._checked(np.asarray(row).reshape(1, -1))
-        added = np.zeros(len(self.features))
+        x = self._checked(rows)
+        added = np.zeros((len(x), len(self.features)))
+        every = np.arange(len(x))
         for tree in self.trees:
-            nodes = [int(step[0]) for step in tree.path(x)]
-            for node, child in pairwise(nodes):
-                added[tree.feature[node]] += tree.value[child] - tree.value[node]
-        added *= self.slope
-        order = sorted(np.flatnonzero(added), key=lambda i: (-abs(added[i]), i))
-        return [(self.features[i], float(added[i])) for i in order]
+            for nodes, children in pairwise(tree.path(x)):
+                # A row that is done repeats its leaf, and adds nothing to whatever feature.
+                added[every, tree.feature[nodes]] += tree.value[children] - tree.value[nodes]
+        return added * self.slope
+
+    def explain(self, rows: np.ndarray, most: int) -> list[list[tuple[str, float]]]:
+        """Name the features that moved each row most.
+
+        Args:
+            rows: float [n, len(features)].
+            most: How many per row.
+
+        Returns:
+            Per row (feature, contribution), largest magnitude first, ties by the order of the
+            features; features that moved nothing are left out.
+        """
+        added = self.contributions(rows)
+        order = np.argsort(-np.abs(added), axis=1, kind="stable")[:, :most]
+        return [
+            [(self.features[i], float(line[i])) for i in best if line[i]]
+            for line, best in zip(added, order, strict=True)
+        ]
 
     @property
     def bias(self) -> float:

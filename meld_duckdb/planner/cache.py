@@ -13,12 +13,14 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from meld_duckdb.tasks.base import Answer, Evidence
+from meld_duckdb.workspace import unusable
 
 _LOG = logging.getLogger(__name__)
 _LOOKUP = 500
-_MALFORMED = ("file is not a database", "malformed")
+_MALFORMED = ("file is not a database", "malformed", "no such column", "has no column")
 
 
 class AnswerCache:
@@ -40,7 +42,7 @@ class AnswerCache:
                 rows = self._connection.execute(
                     f"SELECT key, answer FROM answers WHERE key IN ({marks})", part
                 )
-                found.update((key, _decode(text)) for key, text in rows)
+                found.update((key, a) for key, text in rows if (a := _decode(text)) is not None)
         return found
 
     def put(self, answers: Mapping[str, Answer]) -> None:
@@ -80,7 +82,7 @@ class AnswerCache:
             return _connect(self._path)
         except sqlite3.DatabaseError as error:
             if not any(word in str(error) for word in _MALFORMED):
-                raise
+                raise unusable(self._path, error) from error
             self._set_aside()
             return _connect(self._path)
 
@@ -101,6 +103,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT NOT NULL)"
         " WITHOUT ROWID"
     )
+    connection.execute("SELECT key, answer FROM answers LIMIT 0")
     return connection
 
 
@@ -118,8 +121,15 @@ def _encode(answer: Answer) -> str:
     )
 
 
-def _decode(text: str) -> Answer:
-    fields = json.loads(text)
+def _decode(text: str) -> Answer | None:
+    """Read a stored answer; one that is damaged counts as not stored."""
+    try:
+        return _answer(json.loads(text))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _answer(fields: dict[str, Any]) -> Answer:
     return Answer(
         value=fields["value"],
         probability=fields["probability"],

@@ -125,7 +125,8 @@ class Demonstrator:
 
     def labelled_rows(self, column: str) -> list[Record]:
         """Rows learned for imputation of a column, their value filled in."""
-        if not self.labels("impute"):
+        known = self.labels("impute")
+        if not known:
             return []
         key = self.digest("impute")
         if self._rows_key != key:
@@ -135,7 +136,7 @@ class Demonstrator:
                     make_record({**d.query.records[0].fields, d.query.target: d.answer}),
                 )
                 for d in self._store().labels("impute")
-                if d.query.target
+                if d.query.target and known.get(d.query.digest) == d.answer
             ]
             self._rows_key = key
         return [row for target, row in self._rows if target == column]

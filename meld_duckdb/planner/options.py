@@ -77,12 +77,12 @@ def _check(key: str, value: object) -> object:
             raise ConfigError(f"option {key!r} is {value!r}, expected a number from 0 to 1")
         return number
     if key == "options":
-        if not isinstance(value, list | tuple) or not value:
+        if not isinstance(value, list | tuple):
             raise ConfigError(f"option 'options' is {value!r}, expected a list of values")
         texts = (value_text(v) for v in value)
         return tuple(dict.fromkeys(text for text in texts if text is not None))
     if key == "on_error":
-        if value not in {"null", "fail"}:
+        if value not in ("null", "fail"):
             raise ConfigError(f"option 'on_error' is {value!r}, expected 'null' or 'fail'")
         return value
     tier = _TIERS.get(str(value).lower())

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from meld_duckdb import interrupt
 from meld_duckdb.engine.backend import Backend
 from meld_duckdb.planner.cache import AnswerCache
 from meld_duckdb.planner.cascade import Policy, choose_policy
@@ -36,7 +37,7 @@ LEAST_GENERATED = 0.5
 HALVINGS = 4
 """Times the records of a prompt that is too long are cut to half."""
 
-PART = 512
+PART = 256
 """Queries that go through the steps at once: small enough to lose little when killed."""
 
 
@@ -124,6 +125,7 @@ class Planner:
         policy = choose_policy(task.name, resources.settings.model, options)
         done: list[Batch] = []
         for start in range(0, len(queries), PART):
+            interrupt.check()
             part = tuple(queries[start : start + PART])
             given = contexts[start : start + PART] if contexts is not None else None
             batch = Batch(
@@ -207,15 +209,14 @@ def look_up_cache(batch: Batch, resources: Resources) -> Batch:
 def _shared_key(batch: Batch, resources: Resources) -> str:
     """Everything besides the query and its context that can change its answer."""
     settings = resources.settings
-    scorer = resources.scorers[batch.task.name]
+    scorer, policy = resources.scorers[batch.task.name], batch.policy
     labels = resources.demonstrator.digest(batch.task.name)
     return digest(
         batch.task.name,
         str(batch.task.version),
         scorer.digest,
         *(str(getattr(settings, name)) for name in AnswerSettings.__slots__),
-        repr(batch.policy),
-        resources.backend_digest() if batch.policy.engine else "",
+        *((str(policy.low), str(policy.high), resources.backend_digest()) if policy.engine else ()),
         resources.encoder_digest() if labels or scorer.encodes else "",
         labels,
     )
@@ -299,6 +300,7 @@ def _ask_round(
             answer = task.parse(batch.queries[i], completion)
             found[i] = _with_tier0(batch, i, answer)
         batch = _keep(batch, resources, found)
+        interrupt.check()
     batch = replace(
         batch,
         engine_prompts=batch.engine_prompts + n_prompts,

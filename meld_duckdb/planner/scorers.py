@@ -271,15 +271,16 @@ def _by_equality(a: Record, b: Record) -> Answer:
 def _binary(
     model: TreeEnsemble, threshold: float, rows: np.ndarray, labels: tuple[str, str]
 ) -> list[Answer]:
-    probabilities = model.predict(rows)
     return [
         Answer(
             value=labels[0] if probability >= threshold else labels[1],
             probability=float(probability),
             tier=0,
-            evidence=_reasons(model, row),
+            evidence=tuple(Evidence("feature", name, round(added, 4)) for name, added in reasons),
         )
-        for probability, row in zip(probabilities, rows, strict=True)
+        for probability, reasons in zip(
+            model.predict(rows), model.explain(rows, _REASONS), strict=True
+        )
     ]
 
 
@@ -295,13 +296,6 @@ def _imputed(model: TreeEnsemble, found: impute.Candidates, with_table: bool) ->
     evidence = tuple(Evidence("candidate", text, weight) for text, weight in best.evidence)
     runners = tuple(Evidence("runner-up", r.value, r.probability) for r in ranked[1:_REASONS])
     return Answer(best.value, best.probability, 0, evidence + runners)
-
-
-def _reasons(model: TreeEnsemble, row: np.ndarray) -> tuple[Evidence, ...]:
-    """The features that moved the score most, with what they added to the log-odds."""
-    return tuple(
-        Evidence("feature", name, round(added, 4)) for name, added in model.explain(row)[:_REASONS]
-    )
 
 
 def _uses(model: TreeEnsemble, feature: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from meld_duckdb import models
+from meld_duckdb import interrupt, models
 from meld_duckdb.engine.backend import Backend
 from meld_duckdb.engine.transformers import TransformersBackend, engine_digest
 from meld_duckdb.errors import ConfigError, InputError, unknown_name
@@ -35,7 +35,7 @@ from meld_duckdb.workspace import open_workspace
 
 Notice = Callable[[str], None]
 
-_CHUNK = 512
+_CHUNK = 64
 _T = TypeVar("_T")
 
 
@@ -199,6 +199,7 @@ class Session:
         started = time.perf_counter()
         content = table_digest(records)
         kept = any(t.digest == content and t.embedded >= embed for t in self.catalogue.tables())
+        kept = kept and self.store.count_entries(content) == len(records)
         n_embedded = 0 if kept else self._write_entries(name, content, records, embed=embed)
         embedded = embed or any(t.embedded for t in self.catalogue.tables() if t.digest == content)
         for orphan in self.catalogue.add_table(name, content, records, embedded=embedded):
@@ -214,6 +215,7 @@ class Session:
         if missing > _CHUNK:
             self._notice(f"embedding {missing} rows of {name}, about {missing // 100 + 1} s")
         for start in range(0, len(records), _CHUNK):
+            interrupt.check()
             chunk = records[start : start + _CHUNK]
             vectors = None
             if embed:
@@ -225,9 +227,19 @@ class Session:
         return missing
 
     def block(
-        self, left: Sequence[Record], right: Sequence[Record], k: int, method: str
+        self,
+        left: Sequence[Record],
+        right: Sequence[Record],
+        k: int,
+        method: str,
+        *,
+        same: bool,
     ) -> Candidates:
-        """Find the ``k`` best right records of every left record; see `retrieval.blocking`."""
+        """Find the ``k`` best right records of every left record; see `retrieval.blocking`.
+
+        Where both are the ``same`` table, a row is no candidate of itself; a copy of a table is not
+        the same table.
+        """
         if method not in METHODS:
             raise ConfigError(
                 f"option 'method' is {method!r}, expected one of {', '.join(METHODS)}"
@@ -250,7 +262,7 @@ class Session:
             k,
             vectors=vectors,
             lexical=method != "dense",
-            same=table_digest(left) == table_digest(right),
+            same=same,
         )
 
     def join(

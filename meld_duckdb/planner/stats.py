@@ -86,7 +86,7 @@ class Stats:
             line = self._line(function)
             line.rows += n_rows
             line.seconds += seconds
-            hits = [d for d in outcome.cached if d not in line.seen]
+            hits = set(outcome.cached) - line.seen
             line.cache_hits += len(hits)
             line.evaluations += len(outcome.evaluated)
             line.seen.update(outcome.cached, outcome.evaluated)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from meld_duckdb import interrupt
 from meld_duckdb.features import text as tx
 from meld_duckdb.features.context import comparable_text
 from meld_duckdb.records import Record
@@ -55,6 +56,7 @@ def find_candidates(
     parts: list[np.ndarray] = []
     height = max(1, _CELLS // max(len(right), 1))
     for start in range(0, len(left), height):
+        interrupt.check()
         stop = min(start + height, len(left))
         scores = np.zeros((stop - start, len(right)), dtype=np.float32)
         for rows, columns in matrices:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from meld_duckdb.records import Record, digest, is_key_column
+from meld_duckdb.workspace import unusable
 
 _LOOKUP = 500
 
@@ -35,21 +36,10 @@ class Catalogue:
         self._lock = threading.Lock()
         self._labels: dict[str, dict[str, str]] = {}
         self._read_at: tuple[int, int] | None = None
-        self._connection = sqlite3.connect(path, timeout=60, check_same_thread=False)
-        self._connection.execute("PRAGMA journal_mode=WAL")
-        self._connection.executescript(
-            """
-            CREATE TABLE IF NOT EXISTS tables (
-                name TEXT PRIMARY KEY, digest TEXT NOT NULL, n_rows INTEGER NOT NULL,
-                ordinal INTEGER NOT NULL, shape TEXT NOT NULL, embedded INTEGER NOT NULL);
-            CREATE TABLE IF NOT EXISTS members (
-                record TEXT NOT NULL, table_digest TEXT NOT NULL,
-                PRIMARY KEY (record, table_digest)) WITHOUT ROWID;
-            CREATE TABLE IF NOT EXISTS labels (
-                task TEXT NOT NULL, query TEXT NOT NULL, answer TEXT NOT NULL,
-                PRIMARY KEY (task, query)) WITHOUT ROWID;
-            """
-        )
+        try:
+            self._connection = _open(path)
+        except sqlite3.Error as error:
+            raise unusable(path, error) from error
 
     def tables(self) -> list[IndexedTable]:
         """All indexed tables, oldest first."""
@@ -149,6 +139,25 @@ class Catalogue:
                     ).fetchall()
                 )
             return self._labels[task]
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=60, check_same_thread=False)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.executescript(
+        """
+        CREATE TABLE IF NOT EXISTS tables (
+            name TEXT PRIMARY KEY, digest TEXT NOT NULL, n_rows INTEGER NOT NULL,
+            ordinal INTEGER NOT NULL, shape TEXT NOT NULL, embedded INTEGER NOT NULL);
+        CREATE TABLE IF NOT EXISTS members (
+            record TEXT NOT NULL, table_digest TEXT NOT NULL,
+            PRIMARY KEY (record, table_digest)) WITHOUT ROWID;
+        CREATE TABLE IF NOT EXISTS labels (
+            task TEXT NOT NULL, query TEXT NOT NULL, answer TEXT NOT NULL,
+            PRIMARY KEY (task, query)) WITHOUT ROWID;
+        """
+    )
+    return connection
 
 
 def content_digest(record: Record) -> str:

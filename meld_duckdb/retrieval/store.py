@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from meld_duckdb.errors import ArtefactCorrupt
 from meld_duckdb.records import Record, digest, make_record
 from meld_duckdb.tasks.base import Demonstration, Query
 
@@ -118,6 +119,10 @@ class Store:
         )
         return [make_record(dict(json.loads(f))) for f in rows.column("fields").to_pylist()]
 
+    def count_entries(self, table_digest: str) -> int:
+        """Number of stored rows of a table."""
+        return int(self._table("entries").count_rows(f"table_digest = '{table_digest}'"))
+
     def remove_entries(self, table_digest: str) -> None:
         """Forget the rows of a table that no name means any more."""
         self._table("entries").delete(f"table_digest = '{table_digest}'")
@@ -212,7 +217,13 @@ class Store:
         )
 
     def _table(self, name: str) -> lancedb.table.Table:
-        return self._db.create_table(name, schema=self._schema(name), exist_ok=True)
+        try:
+            return self._db.create_table(name, schema=self._schema(name), exist_ok=True)
+        except (RuntimeError, ValueError, OSError) as error:
+            raise ArtefactCorrupt(
+                f"the LanceDB table {name!r} of the workspace cannot be opened: {error}",
+                hint="remove index.lance and catalogue.sqlite, then index and learn again",
+            ) from error
 
     def _upsert(self, name: str, rows: pa.Table) -> None:
         (

@@ -10,6 +10,7 @@ ROOT = Path(__file__).parent.parent.parent
 RANKS = {
     "errors": 0,
     "records": 0,
+    "interrupt": 0,
     "udfs": 0,
     "sql": 0,
     "calibration": 0,

@@ -71,13 +71,13 @@ def test_average_of_log_odds() -> None:
 def test_explanation_adds_up() -> None:
     trees = TreeEnsemble.from_sklearn(_model(), NAMES).scaled(0.8, 0.1)
     x, _ = _data()
-    for row in x[:20]:
-        parts = trees.explain(row)
+    for row, parts in zip(x[:20], trees.explain(x[:20], len(NAMES)), strict=True):
         total = trees.bias + sum(value for _, value in parts)
         assert total == pytest.approx(trees.log_odds(row[None])[0], abs=1e-9)
         sizes = [abs(value) for _, value in parts]
         assert sizes == sorted(sizes, reverse=True)
-    assert trees.explain(np.array([3.0, 0, 0, 0, 0, 0]))[0][0] == "a"
+        assert parts[:2] == trees.explain(row[None], 2)[0]
+    assert trees.explain(np.array([[3.0, 0, 0, 0, 0, 0]]), 3)[0][0][0] == "a"
 
 
 def test_explanation_of_one_split() -> None:
@@ -94,7 +94,7 @@ def test_explanation_of_one_split() -> None:
     assert trees.log_odds(np.array([[0, 0.5], [0, 0.6], [0, np.nan]])).tolist() == pytest.approx(
         [-1.4, -0.1, -1.4]
     )
-    assert trees.explain(np.array([0.0, 1.0])) == [("y", pytest.approx(0.8))]
+    assert trees.explain(np.array([[0.0, 1.0]]), 3) == [[("y", pytest.approx(0.8))]]
     assert trees.bias == pytest.approx(-0.9)
 
 
