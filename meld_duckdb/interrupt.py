@@ -16,6 +16,11 @@ def interrupt() -> None:
     _FLAG.set()
 
 
+def is_set() -> bool:
+    """Tell whether there was an interruption since the last `clear`."""
+    return _FLAG.is_set()
+
+
 def clear() -> None:
     """Forget an interruption; called before a new statement."""
     _FLAG.clear()

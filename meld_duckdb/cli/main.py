@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 import meld_duckdb
+from meld_duckdb import interrupt
 from meld_duckdb.errors import MeldError
 from meld_duckdb.settings import resolve
 
@@ -160,6 +161,9 @@ def main() -> None:
         click.echo("interrupted; finished answers are kept", err=True)
         sys.exit(130)
     except Exception as error:
+        if interrupt.is_set():
+            click.echo("interrupted; finished answers are kept", err=True)
+            sys.exit(130)
         if debug:
             raise
         click.echo(f"error: {one_line(error)}", err=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 import duckdb
 
+from meld_duckdb import interrupt
 from meld_duckdb.cli.run import one_line, run_statements
 from meld_duckdb.register import load_functions
 
@@ -52,7 +53,8 @@ def _run(connection: duckdb.DuckDBPyConnection, text: str) -> None:
     except KeyboardInterrupt:
         click.echo("interrupted; finished answers are kept", err=True)
     except Exception as error:  # noqa: BLE001  (a shell shows every error and goes on)
-        click.echo(f"error: {one_line(error)}", err=True)
+        stopped = "interrupted; finished answers are kept"
+        click.echo(stopped if interrupt.is_set() else f"error: {one_line(error)}", err=True)
 
 
 def completions(connection: duckdb.DuckDBPyConnection) -> list[str]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -124,3 +126,42 @@ def test_echoed_comments_stand_above_their_own_statement(tmp_path: Path) -> None
         "\n-- first\nSELECT 1 AS one;\none\n1\n"
         "\n-- second\nSELECT ';-- no comment' AS two;\ntwo\n;-- no comment\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("sql", "output", "printed"),
+    [
+        ("SELECT 1 AS dup, 2 AS dup, 3 AS z", "csv", "dup,dup,z\n1,2,3\n"),
+        ("SELECT 1 AS dup, 2 AS dup", "json", '{"dup": 1, "dup_1": 2}\n'),
+        ("SELECT 'nan'::DOUBLE AS x, NULL AS y", "json", '{"x": null, "y": null}\n'),
+        ("CREATE TEMP TABLE t (a INT); INSERT INTO t VALUES (7) RETURNING a", "csv", "a\n7\n"),
+        ("CREATE TEMP TABLE t AS SELECT 1 AS a; UPDATE t SET a = 2; FROM t", "csv", "a\n2\n"),
+        ("SELECT '101'::BIT AS b, TIMETZ '10:00:00+02' AS t", "csv", "b,t\n101,10:00:00+02:00\n"),
+    ],
+)
+def test_results_lose_nothing(sql: str, output: str, printed: str) -> None:
+    done = meld("sql", "--format", output, sql)
+    assert (done.stdout, done.returncode) == (printed, 0), done.stderr
+
+
+def test_ctrl_c_stops_a_long_statement_soon(tmp_path: Path) -> None:
+    statement = (
+        "CREATE TABLE t AS SELECT i AS id, 'thing number ' || (i * 7919 % 5000) AS name"
+        " FROM range(5000) AS t(i); FROM meld.join('t', 't', k := 20)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "meld_duckdb.cli.main", "sql", statement],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    cache = tmp_path / "workspace" / "cache.sqlite"
+    while not cache.exists() or cache.stat().st_size < 4096 + 1:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130, errors
+    assert "interrupted; finished answers are kept" in errors
+    assert "Traceback" not in errors

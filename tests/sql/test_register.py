@@ -139,3 +139,56 @@ def test_registering_a_cursor_without_settings_keeps_those_there_are(
     meld_duckdb.register(con.cursor())
     con.sql("SELECT meld_match('a', 'b')").fetchall()
     assert (tmp_path / "mine" / "cache.sqlite").exists()
+
+
+def test_an_open_transaction_is_neither_joined_nor_ended(backend: ScriptedBackend) -> None:
+    con = duckdb.connect()
+    con.execute("BEGIN")
+    con.execute("CREATE TABLE t AS SELECT 1 AS a")
+    meld_duckdb.register(con)
+    con.execute("ROLLBACK")
+    assert con.sql("SELECT meld.match('a b', 'a b')").fetchall() == [(True,)]
+    assert con.sql("SELECT count(*) FROM duckdb_tables() WHERE table_name = 't'").fetchall() == [
+        (0,)
+    ]
+
+
+def test_a_detached_catalogue_is_named() -> None:
+    con = meld_duckdb.connect()
+    con.execute("DETACH meld")
+    with pytest.raises(meld_duckdb.MeldError, match=r"do not detach 'meld'"):
+        meld_duckdb.register(con)
+
+
+def test_a_result_that_is_not_read_to_its_end_is_left_alone(backend: ScriptedBackend) -> None:
+    con = duckdb.connect()
+    result = con.execute("FROM range(3)")
+    first = result.fetchone()
+    meld_duckdb.register(con)
+    assert [first, *result.fetchall()] == [(0,), (1,), (2,)]
+
+
+@pytest.mark.parametrize("name", ["catalogue.sqlite", "manifest.json"])
+def test_a_damaged_workspace_file_is_named(
+    backend: ScriptedBackend, tmp_path: Path, name: str
+) -> None:
+    workspace = tmp_path / "w"
+    workspace.mkdir()
+    (workspace / name).write_bytes(b"junk" * 1000)
+    con = meld_duckdb.connect(workspace=workspace)
+    with pytest.raises(duckdb.Error, match=rf"MELD-E03\d.*{name}.*Hint"):
+        con.sql("SELECT meld_match('a', 'b')").fetchall()
+
+
+def test_one_tier_reuses_what_the_other_choice_of_it_answered(
+    con: duckdb.DuckDBPyConnection,
+) -> None:
+    con.sql("SELECT meld_match('a b', 'a c')").fetchall()
+    con.sql("SELECT meld_match('a b', 'a c', {'tier': 't0'})").fetchall()
+    con.sql(
+        "SELECT meld_match('a b', 'a c', {'threshold': x}) FROM (VALUES (0.1), (0.9)) AS t(x)"
+    ).fetchall()
+    [(distinct, hits, evaluations)] = con.sql(
+        "SELECT distinct_inputs, cache_hits, evaluations FROM meld.stats()"
+    ).fetchall()
+    assert (distinct, hits, evaluations) == (1, 0, 1)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import duckdb
 import pytest
 
@@ -226,3 +228,94 @@ def test_rows_of_a_replaced_table_are_forgotten(tables: duckdb.DuckDBPyConnectio
     tables.sql("FROM meld.index('l')").fetchall()
     tables.execute("INSERT INTO l VALUES (1, 'red apple')")
     assert tables.sql("SELECT embedded FROM meld.index('l')").fetchall() == [(1,)]
+
+
+def test_one_unreadable_value_does_not_empty_its_table(con: duckdb.DuckDBPyConnection) -> None:
+    con.execute("""CREATE TABLE good AS
+        SELECT i AS id, 'acme corp ' || i AS n, DATE '2020-01-01' AS d FROM range(5) AS t(i)""")
+    con.execute("""CREATE TABLE bad AS FROM good
+        UNION ALL SELECT 99, 'acme corp 99', DATE 'infinity'""")
+    con.execute("ALTER TABLE bad ADD COLUMN m MAP(VARCHAR, TIMESTAMP)")
+    con.execute("UPDATE bad SET m = MAP {'x': TIMESTAMP '-infinity'} WHERE id = 1")
+    assert con.sql("SELECT entries FROM meld.index('bad', embed := false)").fetchall() == [(6,)]
+    joined = con.sql("SELECT l_id, r_id FROM meld.join('bad', 'good', k := 1)").fetchall()
+    assert {(i, i) for i in (0, 2, 3, 4)} <= set(joined)
+    assert one(con, "SELECT count(*) FROM bad AS b WHERE meld_match(b, b)") == 6
+
+
+def test_a_lost_index_is_mended_by_indexing_again(
+    tables: duckdb.DuckDBPyConnection, tmp_path: Path
+) -> None:
+    import shutil
+
+    import meld_duckdb
+
+    for name in ("l", "r"):
+        tables.sql(f"FROM meld.index('{name}')").fetchall()
+    shutil.rmtree(tmp_path / "workspace" / "index.lance")
+    fresh = meld_duckdb.connect(engine_batch=3)
+    fresh.execute(
+        "CREATE TABLE l AS FROM (VALUES (1, 'red apple'), (2, 'green pear'), (3, 'blue plum')) AS t(id, name)"
+    )
+    fresh.execute(
+        "CREATE TABLE r AS FROM (VALUES ('x', 'pear green'), ('y', 'apple red one'), ('z', 'stone')) AS t(id, name)"
+    )
+    with pytest.raises(duckdb.Error, match=r"index it again"):
+        fresh.sql("SELECT meld_match(l, r) FROM l, r").fetchall()
+    for name in ("l", "r"):
+        fresh.sql(f"FROM meld.index('{name}')").fetchall()
+    assert len(fresh.sql("SELECT meld_match(l, r) FROM l, r").fetchall()) == 9
+
+
+def test_a_damaged_index_is_named(tables: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
+    tables.sql("FROM meld.index('l')").fetchall()
+    for file in (tmp_path / "workspace" / "index.lance").rglob("*.manifest"):
+        file.write_bytes(b"junk")
+    import meld_duckdb
+
+    fresh = meld_duckdb.connect(engine_batch=3)
+    fresh.execute("CREATE TABLE l AS SELECT 1 AS id, 'new' AS name")
+    with pytest.raises(duckdb.Error, match=r"MELD-E03\d"):
+        fresh.sql("FROM meld.index('l')").fetchall()
+
+
+def test_a_copy_of_a_table_is_another_table(tables: duckdb.DuckDBPyConnection) -> None:
+    tables.execute("CREATE TABLE copy AS FROM l")
+    rows = tables.sql("SELECT l_id, r_id FROM meld.block('l', 'copy', k := 1)").fetchall()
+    assert sorted(rows) == [(1, 1), (2, 2), (3, 3)]
+
+
+def test_labels_with_a_null_part_are_not_stored(con: duckdb.DuckDBPyConnection) -> None:
+    con.execute("CREATE TABLE t AS FROM (VALUES ('a', 'b'), ('a', NULL)) AS t(x, y)")
+    sql = "SELECT meld_learn('match', {'a': x, 'b': y}, true) FROM t ORDER BY y"
+    assert con.sql(sql).fetchall() == [(True,), (None,)]
+    assert con.sql("SELECT meld_learn('match', {'b': 'q', 'a': 'p'}, true)").fetchall() == [(True,)]
+    assert con.sql("""SELECT meld_learn('match', '{"a": "r", "b": "s"}', true)""").fetchall() == [
+        (True,)
+    ]
+    assert con.sql("SELECT meld_match('p', 'q'), meld_match('s', 'r')").fetchall() == [(True, True)]
+
+
+def test_an_interruption_stops_a_long_call_and_keeps_what_is_done(
+    con: duckdb.DuckDBPyConnection, backend: ScriptedBackend
+) -> None:
+    from meld_duckdb import interrupt
+    from tests.scripted import first_choice
+
+    def script(prompt):  # type: ignore[no-untyped-def]
+        if len(backend.asked) == 12:
+            interrupt.interrupt()
+        return first_choice(prompt)
+
+    backend.script = script
+    sql = "SELECT meld_match('a ' || i, 'b', {'tier': 't2'}) FROM range(100) AS t(i)"
+    try:
+        with pytest.raises(BaseException, match="interrupted"):
+            con.sql(sql).fetchall()
+    finally:
+        interrupt.clear()
+    kept = len(backend.asked)
+    assert kept <= 16
+    backend.script = first_choice
+    assert len(con.sql(sql).fetchall()) == 100
+    assert len(backend.asked) == 100
