@@ -81,6 +81,25 @@ def open_workspace(path: Path) -> Workspace:
     return workspace
 
 
+def bind_encoder(workspace: Workspace, name: str, digest: str) -> None:
+    """Note in the manifest which encoder the stored vectors come from, or check that it is this.
+
+    Raises:
+        ArtefactIncompatible: The vectors of the workspace come from another encoder.
+    """
+    manifest = json.loads(workspace.manifest_path.read_text("utf-8"))
+    bound = manifest.get("encoder")
+    if bound is None:
+        manifest["encoder"] = {"name": name, "digest": digest}
+        write_atomic(workspace.manifest_path, json.dumps(manifest))
+    elif bound["digest"] != digest:
+        raise ArtefactIncompatible(
+            f"the vectors of the workspace {workspace.path} come from the encoder "
+            f"{bound['name']!r}, the settings name {name!r}",
+            hint="use another workspace, or the encoder it was made with",
+        )
+
+
 def unusable(path: Path, error: sqlite3.Error) -> ArtefactError:
     """Word an error of a SQLite file of the workspace."""
     if "not a database" in str(error) or "malformed" in str(error):

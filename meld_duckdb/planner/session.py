@@ -31,11 +31,17 @@ from meld_duckdb.settings import Settings
 from meld_duckdb.tasks import TASKS
 from meld_duckdb.tasks.base import Answer, Query
 from meld_duckdb.tasks.serialise import embedding_text
-from meld_duckdb.workspace import open_workspace
+from meld_duckdb.workspace import bind_encoder, open_workspace
 
 Notice = Callable[[str], None]
 
 _CHUNK = 64
+"""Rows embedded before an interruption is looked for."""
+
+_EMBEDDED_ROWS = 512
+"""Rows written at once: an interruption or kill loses at most so many embeddings."""
+
+_PLAIN_ROWS = 20_000
 _T = TypeVar("_T")
 
 
@@ -146,6 +152,7 @@ class Session:
         return kind.open(path, self.settings)
 
     def _load_store(self) -> Store:
+        bind_encoder(self._workspace, self.settings.answer.encoder, self._encoder_digest())
         dimension = read_dimension(self._encoder_path()) or self.encoder.dimension
         return Store(self._workspace.lance_path, dimension)
 
@@ -172,11 +179,24 @@ class Session:
         answer = self.settings.answer
         return models.locate(answer.encoder, self.settings.model_dir, "encoder")
 
-    def embed(self, records: Sequence[Record]) -> np.ndarray:
-        """Embed records: float32 [n, d], L2-normalised, in order."""
+    def embed(self, records: Sequence[Record], what: str) -> np.ndarray:
+        """Embed records: float32 [n, d], L2-normalised, in order.
+
+        Vectors of indexed rows are reused; what is left is told as rows of ``what``.
+        """
+        if not records:
+            return np.zeros((0, 1), dtype=np.float32)
+        known = self.store.entry_vectors(records)
+        new = list({r.digest: r for r in records if r.digest not in known}.values())
+        if len(new) > _EMBEDDED_ROWS:
+            self._notice(f"embedding {len(new)} rows of {what}, about {len(new) // 100 + 1} s")
         limit = self.settings.answer.max_record_chars
-        vectors: np.ndarray = self.encoder.encode([embedding_text(r, limit) for r in records])
-        return vectors
+        for start in range(0, len(new), _CHUNK):
+            interrupt.check()
+            part = new[start : start + _CHUNK]
+            vectors = self.encoder.encode([embedding_text(r, limit) for r in part])
+            known.update(zip((r.digest for r in part), vectors, strict=True))
+        return np.stack([known[r.digest] for r in records])
 
     def embed_texts(self, records: Sequence[Record]) -> np.ndarray:
         """Embed records, a bare text as it is: float32 [n, d], L2-normalised, in order."""
@@ -210,19 +230,18 @@ class Session:
     def _write_entries(
         self, name: str, content: str, records: Sequence[Record], *, embed: bool
     ) -> int:
-        known = self.store.entry_vectors(records) if embed else {}
-        missing = sum(r.digest not in known for r in records) if embed else 0
+        """Write the rows of a table, embedded part by part; gives how many were embedded anew."""
+        missing = 0
+        if embed:
+            known = self.store.entry_vectors(records)
+            missing = len({r.digest for r in records} - known.keys())
         if missing > _CHUNK:
             self._notice(f"embedding {missing} rows of {name}, about {missing // 100 + 1} s")
-        for start in range(0, len(records), _CHUNK):
+        step = _EMBEDDED_ROWS if embed else _PLAIN_ROWS
+        for start in range(0, len(records), step):
             interrupt.check()
-            chunk = records[start : start + _CHUNK]
-            vectors = None
-            if embed:
-                new = list({r.digest: r for r in chunk if r.digest not in known}.values())
-                if new:
-                    known.update(zip((r.digest for r in new), self.embed(new), strict=True))
-                vectors = np.stack([known[r.digest] for r in chunk])
+            chunk = records[start : start + step]
+            vectors = self.embed(chunk, name) if embed else None
             self.store.add_entries(content, start, chunk, vectors)
         return missing
 
@@ -255,7 +274,7 @@ class Session:
             )
         vectors = None
         if method != "lexical":
-            vectors = (self.embed(left), self.embed(right))
+            vectors = (self.embed(left, "the left table"), self.embed(right, "the right table"))
         return find_candidates(
             left,
             right,

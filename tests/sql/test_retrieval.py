@@ -319,3 +319,30 @@ def test_an_interruption_stops_a_long_call_and_keeps_what_is_done(
     backend.script = first_choice
     assert len(con.sql(sql).fetchall()) == 100
     assert len(backend.asked) == 100
+
+
+def test_vectors_of_another_encoder_are_not_mixed_in(
+    tables: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import meld_duckdb
+    from meld_duckdb.planner import session
+
+    tables.sql("FROM meld.index('l')").fetchall()
+    monkeypatch.setattr(session.models, "model_digest", lambda path: "another")
+    fresh = meld_duckdb.connect(encoder="another")
+    fresh.execute("CREATE TABLE t AS SELECT 1 AS id, 'x y' AS name")
+    with pytest.raises(duckdb.Error, match=r"come from the encoder .*another workspace"):
+        fresh.sql("FROM meld.index('t')").fetchall()
+
+
+def test_dense_blocking_reuses_the_vectors_of_an_index(
+    tables: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("l", "r"):
+        tables.sql(f"FROM meld.index('{name}')").fetchall()
+    sql = "FROM meld.block('l', 'r', k := 1, method := 'dense')"
+    rows = tables.sql(sql).fetchall()
+    monkeypatch.setattr(
+        "tests.scripted.HashingEncoder.encode", lambda self, texts: pytest.fail("embedded again")
+    )
+    assert tables.sql(sql).fetchall() == rows
