@@ -21,6 +21,7 @@ from meld_duckdb.records import Record
 
 METHODS = ("lexical", "dense", "hybrid")
 _CELLS = 8_000_000
+_TIE = 1e-13
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,11 @@ def _best(scores: np.ndarray, start: int, k: int) -> np.ndarray:
     k = min(k, scores.shape[1])
     if k == 0:
         return np.zeros((0, 4))
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    # Equal scores go to the lower position: a tie is broken by less than float32 can tell apart.
+    ranked = scores.astype(np.float64) - np.arange(scores.shape[1]) * _TIE
+    order = np.argpartition(-ranked, k - 1, axis=1)[:, :k]
+    within = np.argsort(-np.take_along_axis(ranked, order, axis=1), axis=1, kind="stable")
+    order = np.take_along_axis(order, within, axis=1)
     best = np.take_along_axis(scores, order, axis=1)
     rows = np.repeat(np.arange(start, start + len(scores)), k)
     ranks = np.tile(np.arange(1, k + 1), len(scores))
