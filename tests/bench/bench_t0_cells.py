@@ -114,7 +114,7 @@ def imputation(data: Path) -> list[dict[str, Any]]:
         for dataset, columns in di.TARGETS.items()
         for rows in [read_rows(data / "DI" / dataset / "train.parquet")]
         for column in columns
-    ]
+    ] + di.dependent_tables(data)
     minimum = shipped("impute")["variants"]["context"]["minimum"]
     lines = []
     for dataset, columns in di.TARGETS.items():
