@@ -237,7 +237,7 @@ def _typed_answer(function: SqlFunction, answers: pa.Array) -> pa.Array:
 def _expect(function: SqlFunction, columns: Sequence[pa.Array], n_arguments: int) -> None:
     if len(columns) != n_arguments:
         raise InputError(
-            f"{function.name} got {len(columns)} arguments, expected {n_arguments}",
+            f"{function.name} got {len(columns)} argument(s), expected {n_arguments}",
             hint=f"call it as {function.name}({function.arguments})",
         )
 

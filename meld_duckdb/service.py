@@ -84,7 +84,7 @@ class LocalService:
         """Answer all rows of one call; see `Service.answer`."""
         if len(arguments) not in {N_ARGUMENTS, N_ARGUMENTS + 1}:
             raise InputError(
-                f"{function} got {len(arguments)} arguments, expected {N_ARGUMENTS} and, "
+                f"{function} got {len(arguments)} argument(s), expected {N_ARGUMENTS} and, "
                 "optionally, options",
                 hint="see FROM meld.help()",
             )

@@ -13,7 +13,7 @@ import click
 
 from meld_duckdb import __version__
 from meld_duckdb.errors import MeldError
-from meld_duckdb.models import list_models
+from meld_duckdb.models import Kind, list_models, locate
 from meld_duckdb.settings import Settings, resolve
 from meld_duckdb.workspace import open_workspace
 
@@ -78,16 +78,17 @@ def _packages() -> Iterator[Check]:
 
 
 def _models(settings: Settings) -> Iterator[Check]:
-    wanted = {settings.answer.model, settings.answer.encoder}
-    for model in list_models(settings.model_dir):
-        if model.name not in wanted:
-            continue
-        if model.cached:
-            yield Check(f"model {model.name}", True, str(model.path))
-        else:
-            yield Check(
-                f"model {model.name}", False, "not fetched", f"meld models pull {model.name}"
-            )
+    kinds: tuple[tuple[str, Kind], ...] = (
+        (settings.answer.encoder, "encoder"),
+        (settings.answer.model, "language model"),
+    )
+    known = {model.name for model in list_models(settings.model_dir)}
+    for name, kind in kinds:
+        try:
+            yield Check(f"model {name}", True, str(locate(name, settings.model_dir, kind)))
+        except MeldError as error:
+            fix = f"meld models pull {name}" if name in known else error.hint or ""
+            yield Check(f"model {name}", False, error.what, fix)
 
 
 def _device(settings: Settings) -> Check:

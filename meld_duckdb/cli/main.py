@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
@@ -147,6 +149,17 @@ def doctor(workspace: Path | None) -> None:
         raise click.exceptions.Exit(1)
 
 
+def _leave_interrupted() -> NoReturn:
+    """End the process at once: a thread of DuckDB may still be inside a function.
+
+    Finished answers are on disk; tearing the interpreter down under that thread would crash.
+    """
+    click.echo("interrupted; finished answers are kept", err=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(130)
+
+
 def main() -> None:
     """Run the command line; errors are one line with a hint, tracebacks only with ``--debug``."""
     from meld_duckdb.cli.run import one_line
@@ -158,12 +171,10 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted; finished answers are kept", err=True)
-        sys.exit(130)
+        _leave_interrupted()
     except Exception as error:
         if interrupt.is_set():
-            click.echo("interrupted; finished answers are kept", err=True)
-            sys.exit(130)
+            _leave_interrupted()
         if debug:
             raise
         click.echo(f"error: {one_line(error)}", err=True)

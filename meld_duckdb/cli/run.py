@@ -22,7 +22,6 @@ from meld_duckdb.errors import ConfigError
 from meld_duckdb.register import begin_statement, connect
 
 _OWN_MESSAGE = re.compile(r"\[MELD-E\d+\].*", re.DOTALL)
-_COMMENTS_BEHIND = re.compile(r";((?:[ \t]*\n\s*--[^\n]*)+)\s*\Z")
 _COMMENTS_AHEAD = re.compile(r"\A\s*((?:--[^\n]*\n\s*)+)")
 _TRACEBACK = re.compile(r"\n+(At:|Traceback)\b.*", re.DOTALL)
 
@@ -31,7 +30,10 @@ def open_database(database: str, workspace: Path | None) -> duckdb.DuckDBPyConne
     """Open a DuckDB file (or memory) with all functions registered."""
     if database != ":memory:" and not Path(database).absolute().parent.is_dir():
         raise ConfigError(f"--db {database}: there is no such directory")
-    return connect(database, **({"workspace": workspace} if workspace else {}))
+    connection = connect(database, **({"workspace": workspace} if workspace else {}))
+    # A table that is not there must not turn out to be a variable of this program.
+    connection.execute("SET python_enable_replacements = false")
+    return connection
 
 
 def run_statements(
@@ -45,11 +47,11 @@ def run_statements(
     ahead = _COMMENTS_AHEAD.match(statements)
     heading = ahead.group(1).rstrip() + "\n" if ahead else ""
     for statement in connection.extract_statements(statements):
-        text, comments = _split_comments(statement.query)
+        text, beside, below = split_comments(statement.query)
         if echo:
             above = "" if text.startswith("--") else heading  # DuckDB 1.5 keeps it, 2.0 does not
-            click.secho(f"\n{above}{text.rstrip(';')};", fg="cyan")
-        heading = comments
+            click.secho(f"\n{above}{text};{beside}", fg="cyan")
+        heading = f"{below}\n" if below else ""
         begin_statement(connection)
         interrupt.clear()
         with _interruptible():
@@ -119,12 +121,18 @@ def _json_value(value: object) -> object:
     return value
 
 
-def _split_comments(text: str) -> tuple[str, str]:
-    """Part a statement from the comments behind its semicolon, which belong to the next one."""
-    found = _COMMENTS_BEHIND.search(text)
-    if not found:
-        return text.strip(), ""
-    return text[: found.start()].strip(), found.group(1).strip() + "\n"
+def split_comments(text: str) -> tuple[str, str, str]:
+    """Part a statement from the comments behind its semicolon.
+
+    Returns:
+        The statement without semicolon, the comment on its last line, and the comments below,
+        which belong to the next statement.
+    """
+    tokens = [offset for offset, kind in duckdb.tokenize(text) if kind != duckdb.token_type.comment]
+    if not tokens or text[tokens[-1]] != ";":
+        return text.strip(), "", ""
+    beside, _, below = text[tokens[-1] + 1 :].partition("\n")
+    return text[: tokens[-1]].strip(), beside.rstrip(), below.strip()
 
 
 def print_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -165,3 +166,33 @@ def test_ctrl_c_stops_a_long_statement_soon(tmp_path: Path) -> None:
     assert process.returncode == 130, errors
     assert "interrupted; finished answers are kept" in errors
     assert "Traceback" not in errors
+
+
+def test_the_sql_of_the_readme_runs_as_a_file_and_in_the_shell(tmp_path: Path) -> None:
+    readme = (Path(__file__).parent.parent.parent / "README.md").read_text("utf-8")
+    statements = "".join(re.findall(r"```sql\n(.*?)```", readme, re.DOTALL))
+    file = tmp_path / "readme.sql"
+    file.write_text(statements)
+    for done in (
+        meld("sql", "--file", str(file), "--echo"),
+        meld("shell", stdin=statements),
+    ):
+        assert done.returncode == 0, done.stderr
+        assert "cameras" in done.stdout
+
+
+def test_a_comment_behind_a_statement_is_no_statement() -> None:
+    done = meld("sql", "--echo", "SELECT 1 AS a; -- one\nSELECT 2 AS b -- two")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("int32") == 2
+
+
+@pytest.mark.parametrize("name", ["output", "statement", "click"])
+def test_variables_of_the_program_are_no_tables(name: str) -> None:
+    done = meld("sql", f"FROM {name}")
+    assert done.returncode == 1 and "does not exist" in done.stderr
+
+
+def test_doctor_names_a_model_that_is_not_there() -> None:
+    done = meld("doctor", MELD_MODEL="nosuch")
+    assert done.returncode == 1 and "FAIL model nosuch" in done.stdout

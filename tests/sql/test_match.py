@@ -102,7 +102,7 @@ def test_unknown_options_are_named(con: duckdb.DuckDBPyConnection) -> None:
 
 
 def test_wrong_number_of_arguments_is_named(con: duckdb.DuckDBPyConnection) -> None:
-    with pytest.raises(duckdb.Error, match="got 1 arguments, expected 2"):
+    with pytest.raises(duckdb.Error, match=r"got 1 argument\(s\), expected 2"):
         con.sql(f"SELECT meld_match({SAME})").fetchall()
 
 
