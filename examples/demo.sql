@@ -21,7 +21,7 @@ SELECT round(probability, 3) AS probability, d.title AS dblp_title, a.title AS a
 FROM matches JOIN dblp AS d ON d.id = dblp_id JOIN acm AS a ON a.id = acm_id
 ORDER BY probability LIMIT 5;
 
--- Quality against the published labels, which nothing above has seen.
+-- Quality against the published labels; no pair of this benchmark was used to fit the model.
 SELECT count(*) FILTER (gold.dblp_id IS NOT NULL AND matches.dblp_id IS NOT NULL) AS found,
        count(gold.dblp_id) AS wanted,
        count(matches.dblp_id) AS answered,

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from importlib import resources
-from typing import Any
 
 import numpy as np
 import pytest
@@ -28,6 +25,7 @@ from meld_duckdb.features.detect_error import (
 )
 from meld_duckdb.features.trees import TreeEnsemble
 from meld_duckdb.records import Record, make_record
+from tests.unit.shipped import shipped
 
 CONTEXT = FEATURES["context"]
 
@@ -192,14 +190,6 @@ def test_no_dependency_where_nothing_repeats() -> None:
     records = [make_record({"a": f"a{i}", "b": f"b{i % 2}"}) for i in range(30)]
     profile = TableProfile(records)
     assert find_dependency(profile.column("a"), profile.column("b")) is None
-
-
-def shipped(task: str) -> dict[str, Any]:
-    text = (resources.files("meld_duckdb.calibration") / f"{task}.json").read_text("utf-8")
-    assert len(text.encode()) < 300_000
-    content: dict[str, Any] = json.loads(text)
-    assert content["task"] == task
-    return content
 
 
 def test_shipped_model_ranks_errors_above_clean_cells() -> None:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +21,7 @@ from meld_duckdb.features.impute import (
 from meld_duckdb.features.trees import TreeEnsemble
 from meld_duckdb.records import Record, make_record
 from meld_duckdb.train.calibration import read_rows
+from tests.unit.shipped import shipped
 
 NAMES = FEATURES["context"]
 
@@ -179,14 +177,6 @@ def test_ten_thousand_columns() -> None:
     found = impute_features(ImputeIndex(wide, "b"), wide[:1], "b")
     assert time.perf_counter() - start < 5
     assert "v" in found[0].values
-
-
-def shipped(task: str) -> dict[str, Any]:
-    text = (resources.files("meld_duckdb.calibration") / f"{task}.json").read_text("utf-8")
-    assert len(text.encode()) < 300_000
-    content: dict[str, Any] = json.loads(text)
-    assert content["task"] == task
-    return content
 
 
 def test_shipped_model_names_the_city_of_the_area_code() -> None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from importlib import resources
-from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +20,7 @@ from meld_duckdb.features.schema_match import (
 )
 from meld_duckdb.features.trees import TreeEnsemble
 from meld_duckdb.records import Record, make_record
+from tests.unit.shipped import shipped
 
 PAIR = FEATURES["pair"]
 
@@ -186,14 +184,6 @@ def test_ten_thousand_columns_on_one_side() -> None:
     assert time.perf_counter() - start < 10
     assert found["name_equal"] == 1
     assert found["all_gap_min"] > 0
-
-
-def shipped(task: str) -> dict[str, Any]:
-    text = (resources.files("meld_duckdb.calibration") / f"{task}.json").read_text("utf-8")
-    assert len(text.encode()) < 300_000
-    content: dict[str, Any] = json.loads(text)
-    assert content["task"] == task
-    return content
 
 
 def test_shipped_models_rank_the_right_partner_first() -> None:
