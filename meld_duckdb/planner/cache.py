@@ -114,6 +114,7 @@ def _encode(answer: Answer) -> str:
             "probability": answer.probability,
             "tier": answer.tier,
             "evidence": [[e.kind, e.text, e.weight] for e in answer.evidence],
+            "ranking": [list(item) for item in answer.ranking],
             "experts": list(answer.experts),
             "raw": answer.raw,
         },
@@ -135,6 +136,7 @@ def _answer(fields: dict[str, Any]) -> Answer:
         probability=fields["probability"],
         tier=fields["tier"],
         evidence=tuple(Evidence(*item) for item in fields["evidence"]),
+        ranking=tuple((value, share) for value, share in fields["ranking"]),
         experts=tuple(fields["experts"]),
         raw=fields["raw"],
     )

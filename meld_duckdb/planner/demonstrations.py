@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from meld_duckdb.records import Record, digest, make_record
+from meld_duckdb.records import digest
 from meld_duckdb.retrieval.catalogue import Catalogue
 from meld_duckdb.retrieval.encoder import Encoder
 from meld_duckdb.retrieval.store import Neighbour, Store
@@ -48,8 +48,7 @@ class Demonstrator:
         self._catalogue = catalogue
         self._store = store
         self._encoder = encoder
-        self._rows: list[tuple[str, Record]] = []
-        self._rows_key = ""
+        self._labelled: dict[str, tuple[str, list[Demonstration]]] = {}
         self._shared: dict[tuple[str, str, str], tuple[Demonstration, ...]] = {}
 
     def labels(self, task: str) -> dict[str, str]:
@@ -123,23 +122,16 @@ class Demonstrator:
             for near in self._store().nearest_labels(task.name, vectors, k, answer)
         ]
 
-    def labelled_rows(self, column: str) -> list[Record]:
-        """Rows learned for imputation of a column, their value filled in."""
-        known = self.labels("impute")
+    def labelled(self, task: str) -> list[Demonstration]:
+        """All labels of a task with their queries, in the order of their keys."""
+        known = self.labels(task)
         if not known:
             return []
-        key = self.digest("impute")
-        if self._rows_key != key:
-            self._rows = [
-                (
-                    d.query.target,
-                    make_record({**d.query.records[0].fields, d.query.target: d.answer}),
-                )
-                for d in self._store().labels("impute")
-                if d.query.target and known.get(d.query.digest) == d.answer
-            ]
-            self._rows_key = key
-        return [row for target, row in self._rows if target == column]
+        key = self.digest(task)
+        if self._labelled.get(task, ("",))[0] != key:
+            found = [d for d in self._store().labels(task) if known.get(d.query.digest) == d.answer]
+            self._labelled[task] = (key, found)
+        return self._labelled[task][1]
 
     def _vectors(self, queries: Sequence[Query]) -> np.ndarray:
         limit = self._settings.max_record_chars

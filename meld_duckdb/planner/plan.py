@@ -210,7 +210,9 @@ def _shared_key(batch: Batch, resources: Resources) -> str:
     """Everything besides the query and its context that can change its answer."""
     settings = resources.settings
     scorer, policy = resources.scorers[batch.task.name], batch.policy
-    labels = resources.demonstrator.digest(batch.task.name)
+    labels = "".join(
+        resources.demonstrator.digest(name) for name in (batch.task.name, *scorer.label_tasks)
+    )
     return digest(
         batch.task.name,
         str(batch.task.version),

@@ -108,7 +108,7 @@ class Session:
                 scorers=make_scorers(
                     self.tables,
                     lambda texts: self.encoder.encode(texts),  # noqa: PLW0108  (loads it late)
-                    self.demonstrator.labelled_rows,
+                    self.demonstrator.labelled,
                 ),
                 demonstrator=self.demonstrator,
                 backend=lambda: self.backend,

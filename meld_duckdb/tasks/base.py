@@ -66,6 +66,7 @@ class Answer:
         experts: Names of the experts that answered.
         raw: What the language model said, if it was asked.
         error: ``"code: message"`` where there is no answer, else None.
+        ranking: Options with their probabilities, best first, where options were compared.
     """
 
     value: str | None = None
@@ -75,6 +76,7 @@ class Answer:
     experts: tuple[str, ...] = ()
     raw: str | None = None
     error: str | None = None
+    ranking: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
