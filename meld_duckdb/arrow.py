@@ -6,6 +6,7 @@ are turned into Python objects, so that a hundred thousand equal rows cost as mu
 
 from __future__ import annotations
 
+import decimal
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,9 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from meld_duckdb.records import Record, make_record
-from meld_duckdb.tasks.base import Answer, RowError
+from meld_duckdb.tasks.base import Answer, Evidence, RowError
 
 EVIDENCE_TYPE = pa.struct([("kind", pa.string()), ("text", pa.string()), ("weight", pa.float64())])
+RANKING_TYPE = pa.struct([("option", pa.string()), ("probability", pa.float64())])
 DETAIL_TYPE = pa.struct(
     [
         ("answer", pa.string()),
@@ -28,6 +30,8 @@ DETAIL_TYPE = pa.struct(
         ("evidence", pa.list_(EVIDENCE_TYPE)),
         ("raw", pa.string()),
         ("error", pa.string()),
+        ("changed", pa.bool_()),
+        ("ranking", pa.list_(RANKING_TYPE)),
     ]
 )
 
@@ -168,6 +172,39 @@ def _python_value(scalar: pa.Scalar) -> object:
         return str(stored) if isinstance(stored, int) else RowError("unreadable_value", str(error))
 
 
+def column_types(kind: pa.DataType) -> dict[str, pa.DataType]:
+    """Lower-case column names of a STRUCT to their types, texts left out; empty for others."""
+    if not pa.types.is_struct(kind):
+        return {}
+    fields = [kind.field(i) for i in range(kind.num_fields)]
+    return {
+        f.name.lower(): f.type
+        for f in fields
+        if not (pa.types.is_string(f.type) or pa.types.is_large_string(f.type))
+    }
+
+
+def castable(text: str, kind: pa.DataType) -> bool:
+    """Tell whether a text can become a value of a type; nested types are not judged."""
+    if pa.types.is_nested(kind) or pa.types.is_null(kind) or pa.types.is_binary(kind):
+        return True
+    if pa.types.is_integer(kind):
+        try:
+            number = decimal.Decimal(text.strip())
+        except decimal.InvalidOperation:
+            return False
+        if not number.is_finite() or number != int(number):
+            return False
+        text = str(int(number))
+    try:
+        pc.cast(pa.array([text.strip()]), kind)
+    except pa.ArrowNotImplementedError:
+        return True
+    except pa.ArrowException:
+        return False
+    return True
+
+
 def to_record(value: object) -> Record | RowError | None:
     """Turn one SQL value into a record.
 
@@ -208,13 +245,20 @@ def detail_array(answers: Sequence[Answer | None], inverse: np.ndarray) -> pa.St
     return distinct.take(pa.array(inverse))
 
 
+def evidence_rows(evidence: Sequence[Evidence]) -> list[dict[str, object]]:
+    """Evidence as rows of `EVIDENCE_TYPE`."""
+    return [{"kind": e.kind, "text": e.text, "weight": e.weight} for e in evidence]
+
+
 def _detail(answer: Answer) -> dict[str, object]:
     return {
         "answer": answer.value,
         "probability": answer.probability,
         "tier": answer.tier,
         "experts": list(answer.experts),
-        "evidence": [{"kind": e.kind, "text": e.text, "weight": e.weight} for e in answer.evidence],
+        "evidence": evidence_rows(answer.evidence),
         "raw": answer.raw,
         "error": answer.error,
+        "changed": answer.changed,
+        "ranking": [{"option": o, "probability": p} for o, p in answer.ranking],
     }

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import threading
+import weakref
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -25,7 +26,20 @@ if TYPE_CHECKING:
     from meld_duckdb.handlers import Handlers
 
 CATALOGUE = "meld"
-FAMILIES = ("match", "impute", "detect_error", "schema_match", "retrieval", "admin")
+FAMILIES = (
+    "match",
+    "detect_error",
+    "repair",
+    "impute",
+    "annotate_column",
+    "extract_relation",
+    "link_entity",
+    "schema_match",
+    "extract_attribute",
+    "retrieval",
+    "tables",
+    "admin",
+)
 _IDENTITY = "registration"
 
 # DuckDB keeps no reference to the callables of a cursor that died, and crashes when it calls one
@@ -62,7 +76,9 @@ def register(
             if settings:
                 present.use(resolved, settings)
             return connection
-        registration = Registration(f"{next(_NUMBERS)}", resolved, settings)
+        registration = Registration(
+            f"{next(_NUMBERS)}", resolved, settings, weakref.ref(connection)
+        )
         # All on a cursor of its own: an open transaction of the user's is neither joined nor ended.
         with connection.cursor() as cursor:
             _attach(cursor)
@@ -113,12 +129,20 @@ class Registration:
         name: Identity of the registration in this process.
         settings: Resolved settings.
         overrides: What the caller gave, to tell where settings came from.
+        connection: The connection, as long as it lives.
     """
 
-    def __init__(self, name: str, settings: Settings, overrides: dict[str, object]) -> None:
+    def __init__(
+        self,
+        name: str,
+        settings: Settings,
+        overrides: dict[str, object],
+        connection: Callable[[], duckdb.DuckDBPyConnection | None],
+    ) -> None:
         self.name = name
         self._settings = settings
         self._overrides = overrides
+        self._connection = connection
         self._lock = threading.Lock()
         self._handlers: Handlers | None = None
         self._calls: list[Callable[..., Any]] = []
@@ -160,7 +184,11 @@ class Registration:
 
                 _, origins = resolve(self._overrides)
                 self._handlers = Handlers(
-                    LocalService(self._settings), origins, load_functions(), __version__
+                    LocalService(self._settings),
+                    origins,
+                    load_functions(),
+                    __version__,
+                    self._connection,
                 )
             return self._handlers
 

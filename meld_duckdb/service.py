@@ -10,23 +10,25 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 
-from meld_duckdb.arrow import detail_array, distinct_rows
+from meld_duckdb.arrow import castable, column_types, detail_array, distinct_rows
 from meld_duckdb.errors import InputError
 from meld_duckdb.planner.options import Options, parse_options
-from meld_duckdb.planner.questions import N_ARGUMENTS, build_query
+from meld_duckdb.planner.questions import SHAPES, build_query
 from meld_duckdb.planner.session import Session
 from meld_duckdb.planner.stats import Outcome, Stats
+from meld_duckdb.planner.whole import Cell, ask_cells
 from meld_duckdb.records import Record, digest
 from meld_duckdb.retrieval.blocking import Candidates
 from meld_duckdb.settings import Settings
 from meld_duckdb.tasks import TASKS
-from meld_duckdb.tasks.base import Answer, Query, RowError
+from meld_duckdb.tasks.base import Answer, Evidence, Query, RowError
 
 _LOG = logging.getLogger(__name__)
 _SESSIONS: dict[Settings, Session] = {}
@@ -47,7 +49,8 @@ class Service(Protocol):
         Args:
             function: SQL name, for counters and messages.
             task: Name of the task.
-            arguments: The two data columns, then the options column if there is one; equally long.
+            arguments: The data columns of the task's `questions.Shape`, then the options column if
+                there is one; equally long.
 
         Returns:
             `arrow.DETAIL_TYPE`, one per row, in order; NULL where a data argument is NULL.
@@ -82,31 +85,33 @@ class LocalService:
 
     def answer(self, function: str, task: str, arguments: Sequence[pa.Array]) -> pa.StructArray:
         """Answer all rows of one call; see `Service.answer`."""
-        if len(arguments) not in {N_ARGUMENTS, N_ARGUMENTS + 1}:
+        names = SHAPES[task].arguments
+        if len(arguments) not in {len(names), len(names) + 1}:
             raise InputError(
-                f"{function} got {len(arguments)} argument(s), expected {N_ARGUMENTS} and, "
-                "optionally, options",
+                f"{function} got {len(arguments)} argument(s), expected {len(names)} "
+                f"({', '.join(names)}) and, optionally, options",
                 hint="see FROM meld.help()",
             )
         started = time.perf_counter()
         distinct = distinct_rows(arguments)
         answers: list[Answer | None] = [None] * len(distinct.rows)
         outcome = Outcome()
+        kinds = column_types(arguments[0].type) if TASKS[task].labels is None else {}
         for options, positions in self._by_options(task, distinct.rows):
             asked, outcome_part = self._answer_part(task, distinct.rows, positions, options)
-            for i, answer in asked.items():
-                answers[i] = answer
+            for i, found in asked.items():
+                answer = answers[i] = _typed(found, kinds, str(distinct.rows[i][1]))
                 if answer.error is not None and options.on_error == "fail":
                     raise InputError(
                         f"{function} cannot answer a row: {answer.error}; the row is "
-                        f"{_shorten(distinct.rows[i][:N_ARGUMENTS])}",
+                        f"{_shorten(distinct.rows[i][: len(names)])}",
                         hint="option on_error => 'null' answers NULL for such rows",
                     )
             outcome = _merge(outcome, outcome_part)
         self._count(function, len(distinct.inverse), outcome, time.perf_counter() - started)
         self._count_failures(
             function,
-            lambda i: digest(*map(str, distinct.rows[i][:N_ARGUMENTS])),
+            lambda i: digest(*map(str, distinct.rows[i][: len(names)])),
             answers,
             distinct.inverse,
         )
@@ -136,6 +141,59 @@ class LocalService:
         _fail_if_asked("meld.join", options, answers)
         return found, answers
 
+    def cells(
+        self,
+        function: str,
+        task: str,
+        records: Sequence[Record],
+        columns: Sequence[str],
+        options: Options,
+        kinds: Mapping[str, pa.DataType],
+    ) -> list[Cell]:
+        """Ask about the cells of a table; imputation is asked about missing ones only.
+
+        Args:
+            function: SQL name, for counters and messages.
+            task: A task of a row and a column.
+            records: Rows of the table.
+            columns: Columns that are looked at.
+            options: Options of the call.
+            kinds: Types of the columns by lower-case name; a value that its column cannot hold is
+                withdrawn.
+        """
+        started = time.perf_counter()
+        found, outcome = ask_cells(
+            self.session.planner,
+            self.session.tables,
+            task,
+            records,
+            columns,
+            options,
+            missing_only=task == "impute",
+        )
+        cells = [replace(c, answer=_typed(c.answer, kinds, c.column)) for c in found]
+        answers = [c.answer for c in cells]
+        self._count(function, len(cells), outcome, time.perf_counter() - started)
+        self._count_failures(
+            function,
+            lambda i: digest(records[cells[i].row].digest, cells[i].column),
+            answers,
+            np.arange(len(cells)),
+        )
+        _fail_if_asked(function, options, answers)
+        return cells
+
+    def schemas(
+        self, left: Sequence[Record], right: Sequence[Record], options: Options
+    ) -> list[Answer]:
+        """Match all columns of two schemas; see `Session.ask_schemas`."""
+        started = time.perf_counter()
+        answers, outcome = self.session.ask_schemas(left, right, options)
+        seconds = time.perf_counter() - started
+        self._count("meld.match_schemas", len(answers), outcome, seconds)
+        _fail_if_asked("meld.match_schemas", options, answers)
+        return answers
+
     def _count(self, function: str, n_rows: int, outcome: Outcome, seconds: float) -> None:
         self.stats.count(function, n_rows, outcome, seconds)
         _LOG.info(
@@ -153,8 +211,11 @@ class LocalService:
         self, task: str, rows: Sequence[tuple[object, ...]]
     ) -> list[tuple[Options, list[int]]]:
         groups: dict[str, tuple[Options, list[int]]] = {}
+        shape = SHAPES[task]
         for i, row in enumerate(rows):
-            given = row[N_ARGUMENTS] if len(row) > N_ARGUMENTS else None
+            given = row[len(shape.arguments)] if len(row) > len(shape.arguments) else None
+            if isinstance(given, Mapping):
+                given = {k: v for k, v in given.items() if k not in shape.extras}
             key = repr(given)
             if key not in groups:
                 options = parse_options(task, given, on_error=self.settings.on_error)
@@ -173,8 +234,11 @@ class LocalService:
         found: dict[int, Answer] = {}
         queries: dict[str, Query] = {}
         wanted: dict[int, str] = {}
+        n_arguments = len(SHAPES[task].arguments)
         for i in positions:
-            query = build_query(task, rows[i][:N_ARGUMENTS], options)
+            query = build_query(
+                task, rows[i][:n_arguments], _extras(task, rows[i]), options.options
+            )
             if isinstance(query, RowError):
                 found[i] = Answer(error=str(query))
             elif query is not None:
@@ -208,12 +272,35 @@ class LocalService:
             )
 
 
+def _extras(task: str, row: tuple[object, ...]) -> dict[str, object]:
+    """The options of a row that belong to its question."""
+    shape = SHAPES[task]
+    given = row[len(shape.arguments)] if len(row) > len(shape.arguments) else None
+    if not isinstance(given, Mapping):
+        return {}
+    return {name: given[name] for name in shape.extras if name in given}
+
+
+def _typed(answer: Answer, kinds: Mapping[str, pa.DataType], column: str) -> Answer:
+    """Withdraw a value that its column could not hold."""
+    kind = kinds.get(column.lower())
+    if kind is None or not answer.value or castable(answer.value, kind):
+        return answer
+    return replace(
+        answer,
+        value=None,
+        changed=None if answer.changed is None else False,
+        evidence=(Evidence("candidate", answer.value, answer.probability or 0.0), *answer.evidence),
+        error=f"not_castable: {_shorten((answer.value,), 50)!r} is no {kind}",
+    )
+
+
 def _fail_if_asked(function: str, options: Options, answers: Sequence[Answer]) -> None:
     failed = next((a.error for a in answers if a.error), None)
     if failed and options.on_error == "fail":
         raise InputError(
-            f"{function} cannot answer a pair: {failed}",
-            hint="option on_error => 'null' leaves such pairs out",
+            f"{function} cannot answer: {failed}",
+            hint="option on_error => 'null' leaves such rows without an answer",
         )
 
 

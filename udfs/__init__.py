@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-DETAIL_BOOLEAN = (
-    "STRUCT(answer BOOLEAN, probability DOUBLE, tier TINYINT, experts VARCHAR[], "
-    "evidence STRUCT(kind VARCHAR, text VARCHAR, weight DOUBLE)[], raw VARCHAR, error VARCHAR)"
-)
-DETAIL_VARCHAR = DETAIL_BOOLEAN.replace("answer BOOLEAN", "answer VARCHAR")
+EVIDENCE = "STRUCT(kind VARCHAR, text VARCHAR, weight DOUBLE)[]"
+_TYPES = {
+    "probability": "DOUBLE",
+    "tier": "TINYINT",
+    "experts": "VARCHAR[]",
+    "evidence": EVIDENCE,
+    "raw": "VARCHAR",
+    "error": "VARCHAR",
+    "changed": "BOOLEAN",
+    "ranking": "STRUCT(option VARCHAR, probability DOUBLE)[]",
+}
+DETAIL = ("answer", "probability", "tier", "experts", "evidence", "raw", "error")
+"""Fields of the detail of every task function."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,11 +26,12 @@ class SqlFunction:
     Attributes:
         name: SQL name.
         returns: DuckDB type of the result.
-        handler: Name of the method of `meld_duckdb.register.Handlers` that answers it.
+        handler: Name of the method of `meld_duckdb.handlers.Handlers` that answers it.
         arguments: Names of the arguments, options in brackets, for help and messages.
         doc: One sentence for ``FROM meld.help()`` and the SQL reference.
         task: Task of a task function, else None.
-        form: Task functions: ``"answer"``, ``"probability"`` or ``"detail"``.
+        form: Task functions: ``"answer"``, ``"probability"``, ``"detail"`` or ``"topk"``.
+        fields: Fields of the result of a detail.
         volatile: True for functions that write or read state; they are never folded or shared.
     """
 
@@ -33,4 +42,41 @@ class SqlFunction:
     doc: str
     task: str | None = None
     form: str = "answer"
+    fields: tuple[str, ...] = ()
     volatile: bool = False
+
+
+def family(
+    task: str, returns: str, arguments: str, doc: str, *, extra: tuple[str, ...] = ()
+) -> tuple[SqlFunction, ...]:
+    """The three forms of a task function: answer, probability and detail.
+
+    Args:
+        task: The task; the functions are ``meld_<task>``, with ``_prob`` and ``_detail``.
+        returns: DuckDB type of the answer.
+        arguments: Names of the data arguments.
+        doc: One sentence about the answer.
+        extra: Fields that the detail has besides `DETAIL`.
+    """
+    name, arguments = f"meld_{task}", f"{arguments} [, options]"
+    fields = (*DETAIL, *extra)
+    types = ", ".join(f"{field} {_TYPES.get(field, returns)}" for field in fields)
+    probability = f"Probability of what {name} answers."
+    if returns == "BOOLEAN":
+        probability = f"Probability that {name} is true."
+    return (
+        SqlFunction(name, returns, "answer", arguments, doc, task),
+        SqlFunction(
+            f"{name}_prob", "DOUBLE", "answer", arguments, probability, task, "probability"
+        ),
+        SqlFunction(
+            f"{name}_detail",
+            f"STRUCT({types})",
+            "answer",
+            arguments,
+            f"Answer of {name} with {', '.join(fields[1:])}.",
+            task,
+            "detail",
+            fields,
+        ),
+    )

@@ -6,7 +6,9 @@ import inspect
 import sys
 from collections.abc import Iterator
 
+from meld_duckdb.cli.examples import EXAMPLES, PRELUDE
 from meld_duckdb.planner.options import ALLOWED, Options
+from meld_duckdb.planner.questions import SHAPES
 from meld_duckdb.planner.stats import StatsLine
 from meld_duckdb.register import connect, load_functions
 
@@ -18,12 +20,22 @@ Records (`a`, `b`, `row`) are a whole row (the table alias), a STRUCT, a MAP, JS
 NULL out; a NULL field inside a record is data. `options` is a STRUCT, the last argument; the
 functions of the catalogue `meld` take the same options by name. Plain functions see at most 2,048
 rows at a time and find the context of a record if its table is indexed; table functions take table
-or view names and know both tables.
+or view names (of a view over a query, to look at a part) and know the tables as a whole. A table
+function shows rows by the column `id`; another one is named by `id := '...'`.
+
+The examples stand on these tables:
+
+```sql
+""" + PRELUDE + """```
+"""
+_MACROS = """The same functions with options by name, and the table functions. Options that are left
+out have the defaults below.
 """
 _OPTIONS = {
     "threshold": "binary functions answer true from this probability on; calibrated if left out",
-    "min_probability": "`meld_impute` answers NULL below this probability; calibrated if left out",
-    "options": "LIST of the only values `meld_impute` may answer; it may differ from row to row",
+    "min_probability": "no answer below this probability (`repair`: the value stays); calibrated if left out",
+    "options": "LIST of the only values that may be answered; it may differ from row to row",
+    "k": "how many options the ranking holds; 5",
     "on_error": "`'null'` (default): a row without an answer is NULL, counted; `'fail'`: an error",
     "tier": "`'auto'` (default); `'t0'` or `'t2'`: features or the model settle every row",
 }
@@ -38,19 +50,26 @@ def lines() -> Iterator[str]:
             continue
         yield f"### `{function.name}({function.arguments})`\n"
         yield f"{function.doc} Returns `{function.returns}`.\n"
+        yield f"```sql\n{EXAMPLES[function.name]}\n```\n"
     yield "## Catalogue `meld`\n"
-    yield "| macro | kind | what |\n| --- | --- | --- |"
+    yield _MACROS
     rows = connect(progress=False).execute(
         "SELECT function_name, array_to_string(parameters, ', '), function_type, comment"
         " FROM duckdb_functions() WHERE database_name = 'meld' AND comment IS NOT NULL ORDER BY ALL"
     )
     for name, parameters, kind, comment in rows.fetchall():
-        yield f"| `meld.{name}({parameters})` | {kind.replace('_', ' ')} | {comment} |"
-    yield "\n## Options\n"
+        yield f"### `meld.{name}({parameters})`\n"
+        yield f"A {kind.replace('_', ' ')}. {comment}\n"
+        yield f"```sql\n{EXAMPLES[f'meld.{name}']}\n```\n"
+    yield "## Options\n"
     yield "| option | of | meaning |\n| --- | --- | --- |"
     for option in Options.__slots__:
-        tasks = ", ".join(f"`meld_{task}`" for task in ALLOWED if option in ALLOWED[task])
+        tasks = ", ".join(f"`{task}`" for task in ALLOWED if option in ALLOWED[task])
         yield f"| `{option}` | {tasks} | {_OPTIONS[option]} |"
+    for task, shape in SHAPES.items():
+        if shape.extras:
+            names = ", ".join(f"`{name}`" for name in shape.extras)
+            yield f"| {names} | `{task}` | texts that belong to the question |"
     yield "\n## `FROM meld.stats()`\n"
     yield inspect.cleandoc(StatsLine.__doc__ or "")
 

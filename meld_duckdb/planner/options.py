@@ -9,13 +9,21 @@ from meld_duckdb.errors import ConfigError, unknown_name
 from meld_duckdb.records import value_text
 
 _TIERS = {"auto": "auto", "t0": "t0", "0": "t0", "t2": "t2", "2": "t2"}
+_BINARY = ("threshold", "on_error", "tier")
+_OPEN = ("options", "min_probability", "on_error", "tier")
+_CLOSED = ("min_probability", "k", "on_error", "tier")
 ALLOWED = {
-    "match": ("threshold", "on_error", "tier"),
-    "schema_match": ("threshold", "on_error", "tier"),
-    "detect_error": ("threshold", "on_error", "tier"),
-    "impute": ("options", "min_probability", "on_error", "tier"),
+    "match": _BINARY,
+    "schema_match": _BINARY,
+    "detect_error": _BINARY,
+    "repair": _OPEN,
+    "impute": _OPEN,
+    "annotate_column": _CLOSED,
+    "extract_relation": _CLOSED,
+    "link_entity": _CLOSED,
+    "extract_attribute": _OPEN,
 }
-"""Options of each task."""
+"""Options of each task, besides those that belong to its question (`questions.Shape.extras`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +33,10 @@ class Options:
     Attributes:
         threshold: Binary tasks answer their first label from this probability on; in [0, 1].
             None for the calibrated one.
-        min_probability: Imputation answers NULL below this probability; None for the
+        min_probability: The other tasks give no value below this probability; None for the
             calibrated default; in [0, 1].
-        options: The only values imputation may answer; None for any.
+        options: The only values an open task may answer; None for any.
+        k: Options that are ranked in the detail.
         on_error: ``"null"`` or ``"fail"``.
         tier: ``"auto"``, or ``"t0"`` or ``"t2"`` to have one tier settle every row.
     """
@@ -35,6 +44,7 @@ class Options:
     threshold: float | None = None
     min_probability: float | None = None
     options: tuple[str, ...] | None = None
+    k: int = 5
     on_error: str = "null"
     tier: str = "auto"
 
@@ -76,6 +86,10 @@ def _check(key: str, value: object) -> object:
         if not 0.0 <= number <= 1.0:
             raise ConfigError(f"option {key!r} is {value!r}, expected a number from 0 to 1")
         return number
+    if key == "k":
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ConfigError(f"option 'k' is {value!r}, expected a whole number from 1 on")
+        return value
     if key == "options":
         if not isinstance(value, list | tuple):
             raise ConfigError(f"option 'options' is {value!r}, expected a list of values")

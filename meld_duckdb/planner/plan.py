@@ -19,6 +19,7 @@ from meld_duckdb.engine.backend import Backend
 from meld_duckdb.planner.cache import AnswerCache
 from meld_duckdb.planner.cascade import Policy, choose_policy
 from meld_duckdb.planner.demonstrations import Demonstrator
+from meld_duckdb.planner.finish import NOTHING, finish
 from meld_duckdb.planner.options import Options
 from meld_duckdb.planner.scorers import Scorer
 from meld_duckdb.planner.stats import Outcome
@@ -27,12 +28,9 @@ from meld_duckdb.records import digest
 from meld_duckdb.settings import AnswerSettings
 from meld_duckdb.tasks.base import Answer, Evidence, Query, Task
 from meld_duckdb.tasks.binary import LANGUAGE_MODEL_TIER
-from meld_duckdb.tasks.impute import MOST_OPTIONS
+from meld_duckdb.tasks.letters import MOST_OPTIONS
 
 _LOG = logging.getLogger(__name__)
-
-LEAST_GENERATED = 0.5
-"""A value that a language model made up or chose counts from this probability on."""
 
 HALVINGS = 4
 """Times the records of a prompt that is too long are cut to half."""
@@ -146,7 +144,7 @@ class Planner:
             done.append(batch)
         scorer = resources.scorers[task.name]
         answers = [
-            _finish(task, options, answer or _NOTHING, scorer.least(query, context))
+            finish(task, query, options, answer or NOTHING, scorer.least(query, context))
             for batch in done
             for answer, query, context in zip(
                 batch.answers, batch.queries, batch.contexts, strict=True
@@ -260,7 +258,7 @@ def ask_engine(batch: Batch, resources: Resources) -> Batch:
     crowded = {
         i: Answer(tier=LANGUAGE_MODEL_TIER, error=f"too_many_options: {n}, at most {MOST_OPTIONS}")
         for i in batch.open
-        if (n := len(batch.queries[i].domain or ())) > MOST_OPTIONS
+        if (n := len(_shortlist(batch, i).domain or ())) > MOST_OPTIONS
     }
     batch = batch.settle({i: _with_tier0(batch, i, answer) for i, answer in crowded.items()})
     waiting = batch.open
@@ -270,6 +268,23 @@ def ask_engine(batch: Batch, resources: Resources) -> Batch:
             return batch
         max_chars //= 2
     return _ask_round(batch, resources, waiting, max_chars, last=True)[0]
+
+
+def _shortlist(batch: Batch, position: int) -> Query:
+    """The query with the options that tier 0 ranks best, if it has more than can be listed."""
+    query, tentative = batch.queries[position], batch.tentative[position]
+    if query.domain is None or len(query.domain) <= MOST_OPTIONS or tentative is None:
+        return query
+    best = {option for option, _ in tentative.ranking[:MOST_OPTIONS]}
+    kept = [i for i, option in enumerate(query.domain) if option in best]
+    records = query.records
+    if len(records) == len(query.domain) + 1:  # entity linking: a record per option
+        records = (records[0], *(records[i + 1] for i in kept))
+    return (
+        replace(query, records=records, domain=tuple(query.domain[i] for i in kept))
+        if kept
+        else query
+    )
 
 
 def _ask_round(
@@ -282,7 +297,7 @@ def _ask_round(
 ) -> tuple[Batch, list[int]]:
     """Ask once; gives the batch and the positions whose prompt was too long (none if ``last``)."""
     task = batch.task
-    queries = [batch.queries[i] for i in positions]
+    queries = [_shortlist(batch, i) for i in positions]
     shown = resources.demonstrator.demonstrations(task, queries)
     prompts = [
         task.prompt(query, demonstrations, max_chars)
@@ -299,7 +314,7 @@ def _ask_round(
                 continue
             n_prompts += 1
             n_tokens += completion.prompt_tokens
-            answer = task.parse(batch.queries[i], completion)
+            answer = task.parse(queries[number], completion)
             found[i] = _with_tier0(batch, i, answer)
         batch = _keep(batch, resources, found)
         interrupt.check()
@@ -337,35 +352,6 @@ FREE_STEPS: tuple[Step, ...] = (look_up_labels, look_up_cache)
 
 STEPS: tuple[Step, ...] = (look_up_cache, score_features, ask_engine)
 """The steps of every task, cheapest first."""
-
-_NOTHING = Answer(error="no_answer: no tier could say anything about this row")
-
-
-def _finish(task: Task, options: Options, answer: Answer, least: float) -> Answer:
-    """Apply what belongs to the call, not to the cached answer: thresholds.
-
-    ``least`` is the calibrated bound of tier 0, used where the call names none.
-    """
-    if answer.error is not None or answer.probability is None:
-        return answer
-    if task.labels is not None:
-        if options.threshold is None:
-            return answer
-        positive = answer.probability >= options.threshold
-        return replace(answer, value=task.labels[0] if positive else task.labels[1])
-    if options.min_probability is not None:
-        least = options.min_probability
-    elif answer.tier == LANGUAGE_MODEL_TIER:
-        least = LEAST_GENERATED
-    if answer.probability >= least:
-        return answer
-    reason = f"low_confidence: best value has probability {answer.probability:.2f}"
-    return replace(
-        answer,
-        value=None,
-        evidence=(Evidence("candidate", answer.value or "", answer.probability), *answer.evidence),
-        error=f"{reason}, {least:.2f} wanted",
-    )
 
 
 def _outcome(batches: Iterable[Batch]) -> Outcome:

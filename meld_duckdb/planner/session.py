@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,14 +22,14 @@ from meld_duckdb.planner.options import Options
 from meld_duckdb.planner.plan import Planner, Resources
 from meld_duckdb.planner.scorers import make_scorers
 from meld_duckdb.planner.stats import Outcome
-from meld_duckdb.planner.tables import Context, Tables
+from meld_duckdb.planner.tables import Tables
+from meld_duckdb.planner.whole import ask_pairs
 from meld_duckdb.records import TEXT_FIELD, Record, plain_text
 from meld_duckdb.retrieval.blocking import METHODS, Candidates, find_candidates
 from meld_duckdb.retrieval.catalogue import Catalogue, table_digest
 from meld_duckdb.retrieval.encoder import Encoder, read_dimension
 from meld_duckdb.retrieval.store import Label, Store
 from meld_duckdb.settings import Settings
-from meld_duckdb.tasks import TASKS
 from meld_duckdb.tasks.base import Answer, Query
 from meld_duckdb.tasks.serialise import embedding_text
 from meld_duckdb.workspace import bind_encoder, open_workspace
@@ -266,12 +267,7 @@ class Session:
         if k < 1:
             raise ConfigError(f"option 'k' is {k}, expected a whole number from 1 on")
         n_pairs = len(left) * min(k, len(right))
-        if n_pairs > self.settings.max_pairs:
-            raise InputError(
-                f"{len(left)} x {k} candidate pairs are more than max_pairs = "
-                f"{self.settings.max_pairs}",
-                hint="lower k, block smaller parts of the tables, or raise the setting max_pairs",
-            )
+        self.check_pairs(n_pairs, f"{len(left)} rows x {k} candidates")
         vectors = None
         if method != "lexical":
             vectors = (self.embed(left, "the left table"), self.embed(right, "the right table"))
@@ -296,22 +292,41 @@ class Session:
         Returns:
             One answer per candidate pair, in order, and how they came about.
         """
-        digests = (table_digest(left), table_digest(right))
-        lent = dict(zip(digests, (left, right), strict=True))
-        queries: list[Query] = []
-        contexts: dict[str, Context] = {}
-        for i, j in zip(candidates.left, candidates.right, strict=True):
-            sides = sorted(((left[i], digests[0]), (right[j], digests[1])), key=_record_digest)
-            query = Query(tuple(record for record, _ in sides))
-            queries.append(query)
-            contexts[query.digest] = tuple(table for _, table in sides)
-        distinct = {query.digest: query for query in queries}
-        with self.tables.lend(lent):
-            answers, outcome = self.planner.answer(
-                TASKS["match"], list(distinct.values()), options, [contexts[d] for d in distinct]
+        pairs = zip(candidates.left.tolist(), candidates.right.tolist(), strict=True)
+        return ask_pairs(self.planner, self.tables, "match", left, right, pairs, options)
+
+    def ask_schemas(
+        self, left: Sequence[Record], right: Sequence[Record], options: Options
+    ) -> tuple[list[Answer], Outcome]:
+        """Match every column of one schema with every column of another.
+
+        Args:
+            left: Columns as records of ``schema_match``.
+            right: Columns of the other schema.
+            options: Options of the call.
+
+        Returns:
+            One answer per pair, the columns of the left schema first, and how they came about.
+
+        Raises:
+            InputError: There are more pairs than ``max_pairs``.
+        """
+        self.check_pairs(len(left) * len(right), f"{len(left)} x {len(right)} columns")
+        pairs = itertools.product(range(len(left)), range(len(right)))
+        return ask_pairs(self.planner, self.tables, "schema_match", left, right, pairs, options)
+
+    def check_pairs(self, n_pairs: int, what: str) -> None:
+        """Refuse more pairs than the setting ``max_pairs`` allows.
+
+        Raises:
+            InputError: There are more.
+        """
+        if n_pairs > self.settings.max_pairs:
+            raise InputError(
+                f"{what} are {n_pairs} pairs, more than max_pairs = {self.settings.max_pairs}",
+                hint="compare fewer: block with a lower k (FROM meld.block), take smaller parts of "
+                "the tables, or raise the setting max_pairs",
             )
-        found = dict(zip(distinct, answers, strict=True))
-        return [found[query.digest] for query in queries], outcome
 
     def learn(self, task: str, labelled: Sequence[tuple[Query, str]]) -> None:
         """Store labels; the next query of the task uses them."""
@@ -326,7 +341,3 @@ class Session:
             ]
         )
         self.catalogue.set_labels(task, {d: answer for d, (_, answer) in distinct.items()})
-
-
-def _record_digest(side: tuple[Record, str]) -> str:
-    return side[0].digest

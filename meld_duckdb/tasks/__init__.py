@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+from meld_duckdb.tasks.annotate_column import AnnotateColumnTask
 from meld_duckdb.tasks.base import Task
 from meld_duckdb.tasks.detect_error import DetectErrorTask
+from meld_duckdb.tasks.extract_attribute import ExtractAttributeTask
+from meld_duckdb.tasks.extract_relation import ExtractRelationTask
 from meld_duckdb.tasks.impute import ImputeTask
+from meld_duckdb.tasks.link_entity import LinkEntityTask
 from meld_duckdb.tasks.match import MatchTask
+from meld_duckdb.tasks.repair import RepairTask
 from meld_duckdb.tasks.schema_match import SchemaMatchTask
 
 TASKS: dict[str, Task] = {
-    task.name: task for task in (MatchTask(), DetectErrorTask(), ImputeTask(), SchemaMatchTask())
+    task.name: task
+    for task in (
+        MatchTask(),
+        DetectErrorTask(),
+        RepairTask(),
+        ImputeTask(),
+        AnnotateColumnTask(),
+        ExtractRelationTask(),
+        LinkEntityTask(),
+        SchemaMatchTask(),
+        ExtractAttributeTask(),
+    )
 }
 """Every task by its name, as used by ``meld_learn`` and ``meld eval``."""

@@ -21,8 +21,9 @@ class Query:
     """One distinct question of a task.
 
     Attributes:
-        records: The records asked about: two for pair tasks, else one.
-        target: The column asked about (error detection, imputation), else None.
+        records: The records asked about: two for pair tasks, mention and candidates for entity
+            linking, else one.
+        target: The column or attribute asked about, else None.
         domain: The only answers allowed, in the order given; None where any value may be answered.
     """
 
@@ -58,7 +59,8 @@ class Answer:
     """The answer to one query, or the reason why there is none.
 
     Attributes:
-        value: The answer as text; binary tasks answer one of the task's two labels.
+        value: The answer as text; binary tasks answer one of the task's two labels. The empty
+            text is an answer too: nothing should stand there. It is NULL in SQL.
         probability: For binary tasks the probability of the first label, else of ``value``;
             in [0, 1].
         tier: Which tier settled it: 0 features, 1 encoder expert, 2 language model; None for none.
@@ -66,6 +68,7 @@ class Answer:
         experts: Names of the experts that answered.
         raw: What the language model said, if it was asked.
         error: ``"code: message"`` where there is no answer, else None.
+        changed: Repair: whether the right value differs from the one that stands there.
         ranking: Options with their probabilities, best first, where options were compared.
     """
 
@@ -76,6 +79,7 @@ class Answer:
     experts: tuple[str, ...] = ()
     raw: str | None = None
     error: str | None = None
+    changed: bool | None = None
     ranking: tuple[tuple[str, float], ...] = ()
 
 
@@ -147,6 +151,15 @@ class Task(Protocol):
     @property
     def symmetric(self) -> bool:
         """True when swapping the two records cannot change the answer."""
+        ...
+
+    @property
+    def when_unsure(self) -> str:
+        """What an open task answers when no value is likely enough.
+
+        ``"error"``: NULL with a reason; ``"keep"``: the value that stands there; ``"absent"``:
+        that there is none.
+        """
         ...
 
     def prompt(

@@ -27,6 +27,7 @@ class DetectErrorTask:
     version: int = 1
     labels: tuple[str, str] | None = ("error", "correct")
     symmetric: bool = False
+    when_unsure: str = "error"
 
     def prompt(
         self, query: Query, demonstrations: Sequence[Demonstration], max_chars: int

@@ -28,6 +28,7 @@ class MatchTask:
     version: int = 1
     labels: tuple[str, str] | None = ("match", "mismatch")
     symmetric: bool = True
+    when_unsure: str = "error"
 
     def prompt(
         self, query: Query, demonstrations: Sequence[Demonstration], max_chars: int

@@ -1,6 +1,7 @@
 """Measure whether the language model adds to tier 0, and write ``calibration/tiers.json``.
 
-    python -m meld_duckdb.train.calibrate_tiers --data DIR [--model NAME] [--rows N] [--out FILE]
+    python -m meld_duckdb.train.calibrate_tiers --data DIR [--model NAME] [--rows N] [--tasks T ...]
+        [--out FILE]
 
 On labelled rows of training or validation splits (never test) that tier 0 is unsure of, both tiers
 answer the same questions. The model is used for a task only if it is right more often there, with
@@ -15,7 +16,7 @@ import logging
 import random
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +24,10 @@ import numpy as np
 from meld_duckdb.planner.cascade import UNSURE
 from meld_duckdb.planner.options import Options
 from meld_duckdb.planner.session import Session
-from meld_duckdb.records import Record, make_record
 from meld_duckdb.settings import DEFAULT_MODEL, resolve
 from meld_duckdb.tasks import TASKS
-from meld_duckdb.tasks.base import Query
-from meld_duckdb.train import calibrate_detect_error, calibrate_impute, calibrate_schema_match
-from meld_duckdb.train.calibrate_match import DATA_SETS, read_columns, read_table
-from meld_duckdb.train.calibration import SEED, read_rows, write_json
+from meld_duckdb.train.calibration import SEED, write_json
+from meld_duckdb.train.training_rows import SOURCES, Labelled
 
 _LOG = logging.getLogger(__name__)
 
@@ -38,66 +36,6 @@ ROWS = 120
 
 LEAST_ACCURACY = 0.5
 """An open task uses generated values only if so many of them are right."""
-
-Labelled = tuple[Query, str]
-
-
-def match_rows(data: Path) -> Iterator[list[Labelled]]:
-    """Validation pairs of the sets that tier 0 was fitted on."""
-    for name in DATA_SETS:
-        folder = data / "EM" / name
-        at_left, left = read_table(folder, "tableA")
-        at_right, right = read_table(folder, "tableB")
-        split = read_columns(folder, "valid")
-        yield [
-            (_pair(left[at_left[a]], right[at_right[b]]), "match" if int(y) else "mismatch")
-            for a, b, y in zip(split["ltable_id"], split["rtable_id"], split["label"], strict=True)
-        ]
-
-
-def schema_match_rows(data: Path) -> Iterator[list[Labelled]]:
-    """Validation pairs of the schema-matching sets."""
-    for name in calibrate_schema_match.DATASETS:
-        rows = read_rows(data / "SM" / name / "pairs.parquet", split="valid")
-        yield [
-            (
-                _pair(*(calibrate_schema_match.column_record(r, s) for s in ("source", "target"))),
-                "match" if int(r["label"]) else "mismatch",
-            )
-            for r in rows
-        ]
-
-
-def detect_error_rows(data: Path) -> Iterator[list[Labelled]]:
-    """Cells of clean tables, some of them with a planted error."""
-    rng = random.Random(SEED + 1)
-    for tables in calibrate_detect_error.read_sources(data).values():
-        corrupted = calibrate_detect_error.corrupt(tables[0], rng)
-        yield [
-            (Query((make_record(row),), column), "error" if corrupted.wrong[i, j] else "correct")
-            for i, row in enumerate(corrupted.rows)
-            for j, column in enumerate(corrupted.columns)
-        ]
-
-
-def impute_rows(data: Path) -> Iterator[list[Labelled]]:
-    """Training cells with a known value, blanked, and no table to look in."""
-    for dataset, columns in calibrate_impute.TARGETS.items():
-        rows = read_rows(data / "DI" / dataset / "train.parquet")
-        for column in columns:
-            yield [
-                (Query((_blank(record, column),), column), record.fields[column] or "")
-                for record in calibrate_impute.as_records(rows)
-                if record.fields.get(column)
-            ]
-
-
-SOURCES: dict[str, Callable[[Path], Iterator[list[Labelled]]]] = {
-    "match": match_rows,
-    "schema_match": schema_match_rows,
-    "detect_error": detect_error_rows,
-    "impute": impute_rows,
-}
 
 
 def measure(
@@ -150,14 +88,6 @@ def _lower_bound(differences: np.ndarray) -> float:
     return float(np.quantile(differences[picks].mean(axis=1), 0.025))
 
 
-def _pair(left: Record, right: Record) -> Query:
-    return Query(tuple(sorted((left, right), key=lambda r: r.digest)))
-
-
-def _blank(record: Record, column: str) -> Record:
-    return make_record({k: None if k == column else v for k, v in record.fields.items()})
-
-
 def main() -> None:
     """Measure one model on all tasks and write its entries."""
     default = Path(__file__).parent.parent / "calibration" / "tiers.json"
@@ -165,6 +95,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="directory of the benchmark data")
     parser.add_argument("--model", default=DEFAULT_MODEL, help="base model to measure")
     parser.add_argument("--rows", type=int, default=ROWS, help="questions per task")
+    parser.add_argument("--tasks", nargs="*", choices=list(SOURCES), help="tasks to measure; all")
     parser.add_argument("--out", type=Path, default=default, help="file to write")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
@@ -172,8 +103,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         settings, _ = resolve({"workspace": folder, "model": given.model})
         session = Session(settings, lambda text: _LOG.info("%s", text))
-        for task, source in SOURCES.items():
-            entry = measure(session, task, list(source(given.data)), given.rows)
+        for task in given.tasks or SOURCES:
+            entry = measure(session, task, list(SOURCES[task](given.data)), given.rows)
             _LOG.info("%s: %s", task, entry)
             content.setdefault(task, {})[given.model] = entry
             write_json(given.out, content)

@@ -11,6 +11,7 @@ import duckdb
 import pytest
 
 import meld_duckdb
+from meld_duckdb.cli.examples import EXAMPLES, PRELUDE
 from meld_duckdb.cli.main import cli
 from meld_duckdb.cli.reference import lines
 from meld_duckdb.register import load_functions
@@ -68,6 +69,14 @@ def test_every_function_is_documented() -> None:
         if not function.name.startswith("__"):
             assert f"`{function.name}(" in REFERENCE
             assert function.name in README or function.name.rsplit("_", 1)[0] in README
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_examples_of_the_reference_run(con: duckdb.DuckDBPyConnection, name: str) -> None:
+    con.execute(PRELUDE)
+    rows = con.execute(EXAMPLES[name]).fetchall()
+    assert name in EXAMPLES[name]
+    assert rows or name in {"meld.stats", "meld.errors", "meld.join"}
 
 
 def test_every_command_is_in_the_readme() -> None:

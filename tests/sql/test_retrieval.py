@@ -143,7 +143,8 @@ def test_a_learned_label_changes_the_very_next_answer(con: duckdb.DuckDBPyConnec
     ("arguments", "message"),
     [
         ("'mach', {'a': 1, 'b': 2}, true", "did you mean 'match'"),
-        ("'match', 'text', true", "write it as {'a': ..., 'b': ...}"),
+        ("'match', 'text', true", "expected a STRUCT"),
+        ("'match', {'x': 1}, true", "write it as {'a': ..., 'b': ...}"),
         ("'match', {'a': 'x', 'b': 'y'}, 'perhaps'", "expected true, false, 'match' or 'mismatch'"),
         ("'impute', {'row': {'a': 1}, 'column': 'b'}, 'x'", "unknown column 'b'"),
     ],

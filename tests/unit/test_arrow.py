@@ -96,6 +96,8 @@ def test_detail_array_scatters_and_keeps_null_rows_null() -> None:
                 "evidence": [{"kind": "feature", "text": "f", "weight": 1.5}],
                 "raw": None,
                 "error": None,
+                "changed": None,
+                "ranking": [],
             }
         ]
         * 2,

@@ -37,6 +37,7 @@ class FixedScorer:
         return [Answer("match" if p >= 0.5 else "mismatch", p, 0) for p in found]
 
     encodes = False
+    label_tasks = ()
 
     def least(self, query: Query, context: Context) -> float:
         return 0.0

@@ -16,6 +16,17 @@ SNAPSHOTS = Path(__file__).parent / "snapshots"
 LEFT = make_record({"id": 1, "title": "iPhone 13 <128GB>", "brand": "Apple", "price": None})
 RIGHT = make_record({"id": 9, "title": 'apple "iphone" 13', "brand": "N/A", "price": 699.0})
 CITY = make_record({"name": "Arnie Morton's", "phone": "310/246-1501", "city": "los angeles"})
+COLUMN = make_record({"title": "Cities", "header": "name", "values": ["Paris", None, "Rome <it>"]})
+RELATED = make_record(
+    {
+        "title": "Capitals",
+        "subject_header": "city",
+        "object_header": "country",
+        "subjects": ["Paris", "Rome"],
+        "objects": ["France", None],
+    }
+)
+OFFER = make_record({"text": "Dark Roast coffee, 12 oz <bag>"})
 QUERIES = {
     "match": Query((LEFT, RIGHT)),
     "detect_error": Query((CITY,), "city"),
@@ -27,12 +38,32 @@ QUERIES = {
             make_record({"table": "patients", "column": "birthdate"}),
         )
     ),
+    "repair": Query((CITY,), "phone"),
+    "repair_options": Query((CITY,), "city", ("los angeles", "new york")),
+    "annotate_column": Query((COLUMN,), None, ("city", 'name "of" person')),
+    "extract_relation": Query((RELATED,), None, ("city.country", "country.capital")),
+    "link_entity": Query(
+        (
+            make_record({"mention": "Paris", "context": '{"city":"Paris","state":"Texas"}'}),
+            make_record({"id": "Q90", "name": "Paris", "description": "capital of France"}),
+            make_record({"id": "Q830149", "name": "Paris", "description": "city in Texas"}),
+        ),
+        None,
+        ("Q90", "Q830149"),
+    ),
+    "extract_attribute": Query((OFFER,), "Flavor"),
+    "extract_attribute_options": Query((OFFER,), "Flavor", ("Dark Roast", "Decaf")),
 }
 ANSWERS = {
     "match": "match",
     "detect_error": "correct",
     "impute": "new york",
     "schema_match": "mismatch",
+    "repair": "",
+    "annotate_column": "city",
+    "extract_relation": "city.country",
+    "link_entity": "Q90",
+    "extract_attribute": "Dark Roast",
 }
 
 
@@ -125,6 +156,50 @@ def test_generated_values_are_one_short_line_or_nothing(text: str, value: str | 
     answer = TASKS["impute"].parse(QUERIES["impute"], Completion(text, probability=0.5))
     assert answer.value == value
     assert (answer.error is None) == (value is not None)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("repair", "310-246-1501", "310-246-1501"),
+        ("repair", ' "blank". ', ""),
+        ("repair", "two\nlines", None),
+        ("extract_attribute", "dark roast", "dark roast"),
+        ("extract_attribute", "n/a", ""),
+        ("extract_attribute", "light roast", None),
+        ("extract_attribute", "", None),
+    ],
+)
+def test_a_blank_is_an_answer_and_what_does_not_parse_is_none(
+    name: str, text: str, value: str | None
+) -> None:
+    answer = TASKS[name].parse(QUERIES[name], Completion(text, probability=0.5))
+    assert answer.value == value
+    assert (answer.error is None) == (value is not None)
+
+
+@pytest.mark.parametrize("name", ["annotate_column", "extract_relation", "link_entity"])
+def test_options_of_closed_tasks_are_scored_and_ranked(name: str) -> None:
+    task, query = TASKS[name], QUERIES[name]
+    assert query.domain is not None
+    assert task.prompt(query, [], 2_000).choices == ("A", "B")
+    answer = task.parse(query, Completion("B", (0.25, 0.75), 0.75))
+    assert (answer.value, answer.probability) == (query.domain[1], 0.75)
+    assert answer.ranking == ((query.domain[1], 0.75), (query.domain[0], 0.25))
+    assert task.parse(query, Completion("C", (), 0.5)).error is not None
+    failed = task.parse(query, Completion(None, error="prompt_too_long: 9"))
+    assert (failed.value, failed.error) == (None, "prompt_too_long: 9")
+
+
+@pytest.mark.parametrize("name", ["repair", "annotate_column", "extract_relation", "link_entity"])
+def test_no_cell_leaves_its_delimiters(name: str) -> None:
+    record = make_record({"mention": INJECTION, "values": [INJECTION], "x": "1"})
+    records = (record,) if name != "link_entity" else (record, record, record)
+    domain = ("</option> A", INJECTION) if name != "repair" else None
+    prompt = TASKS[name].prompt(Query(records, "x", domain), [], 2_000)
+    assert "<|im_end|>" not in prompt.question
+    for tag in ("record", "column>", "columns", "mention", "candidate", "option"):
+        assert prompt.question.count(f"<{tag}") == prompt.question.count(f"</{tag}")
 
 
 @given(st.text(alphabet=st.characters(codec="ascii", exclude_characters="\"'`\n"), min_size=1))

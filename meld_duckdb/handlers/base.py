@@ -1,0 +1,104 @@
+"""What the handlers share: their parts, and how arguments are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from meld_duckdb.arrow import as_array, python_values, to_record
+from meld_duckdb.errors import ConfigError, InputError
+from meld_duckdb.records import Record, make_record
+from meld_duckdb.service import LocalService
+from meld_duckdb.settings import Origin
+from meld_duckdb.udfs import SqlFunction
+
+
+class HandlerBase:
+    """What all handlers have.
+
+    Args:
+        service: The service of this registration.
+        origins: Where each setting came from.
+        functions: All SQL functions, for help.
+        version: Version of the package.
+        connection: The connection that registered the functions; None once it is gone.
+    """
+
+    def __init__(
+        self,
+        service: LocalService,
+        origins: Sequence[Origin],
+        functions: Sequence[SqlFunction],
+        version: str,
+        connection: Callable[[], duckdb.DuckDBPyConnection | None],
+    ) -> None:
+        self.service = service
+        self._origins = origins
+        self._functions = functions
+        self._version = version
+        self._connection = connection
+
+
+def expect(function: SqlFunction, columns: Sequence[pa.Array], n_arguments: int) -> None:
+    """Refuse a call with another number of arguments."""
+    if len(columns) != n_arguments:
+        raise InputError(
+            f"{function.name} got {len(columns)} argument(s), expected {n_arguments}",
+            hint=f"call it as {function.name}({function.arguments})",
+        )
+
+
+def only_rows(function: SqlFunction, columns: Sequence[pa.Array]) -> tuple[Any, Any, Any]:
+    """The three arguments of a table function, which is called for one row."""
+    expect(function, columns, 3)
+    values = [python_values(as_array(column)) for column in columns]
+    if len(values[0]) != 1:
+        raise InputError(f"{function.name} got {len(values[0])} rows, expected one list per table")
+    return values[0][0], values[1][0], values[2][0]
+
+
+def table_records(rows: object) -> list[Record]:
+    """The rows of a whole table; a row that cannot be read keeps its place as an empty record."""
+    items = rows if isinstance(rows, list) else []
+    found = (to_record(row) for row in items)
+    return [record if isinstance(record, Record) else make_record({}) for record in found]
+
+
+def required_record(value: object) -> Record | None:
+    """A record; None for NULL and for what cannot be read."""
+    record = to_record(value)
+    return record if isinstance(record, Record) else None
+
+
+def given_options(options: object) -> Mapping[str, object]:
+    """The options of a table function that are not NULL."""
+    given = options if isinstance(options, Mapping) else {}
+    return {k: v for k, v in given.items() if v is not None}
+
+
+def whole_number(options: Mapping[str, object], name: str, default: int, least: int = 1) -> int:
+    """An option that is a whole number.
+
+    Raises:
+        ConfigError: It is something else, or below ``least``.
+    """
+    value = options.get(name, default)
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"option {name!r} is {value!r}, expected a whole number from {least} on")
+    return value
+
+
+def flag(options: Mapping[str, object], name: str) -> bool:
+    """An option that is true or false, true unless given."""
+    value = options.get(name, True)
+    if not isinstance(value, bool):
+        raise ConfigError(f"option {name!r} is {value!r}, expected true or false")
+    return value
+
+
+def text_rows(rows: list[dict[str, str]], keys: Sequence[str]) -> pa.Array:
+    """One row that holds a list of STRUCTs of texts."""
+    return pa.array([rows], pa.list_(pa.struct([(k, pa.string()) for k in keys])))

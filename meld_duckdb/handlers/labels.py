@@ -1,0 +1,102 @@
+"""Labels: ``meld_learn``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+
+import pyarrow as pa
+
+from meld_duckdb.arrow import as_array, python_values
+from meld_duckdb.errors import InputError, unknown_name
+from meld_duckdb.handlers.base import HandlerBase, expect
+from meld_duckdb.planner.questions import label_query
+from meld_duckdb.records import value_text
+from meld_duckdb.tasks import TASKS
+from meld_duckdb.tasks.base import Query
+from meld_duckdb.udfs import SqlFunction
+
+_TRUE_WORDS = frozenset({"true", "1", "yes", "t"})
+_FALSE_WORDS = frozenset({"false", "0", "no", "f"})
+
+
+class LabelHandlers(HandlerBase):
+    """Handler of ``meld_learn``."""
+
+    def learn(self, function: SqlFunction, columns: Sequence[pa.Array]) -> pa.Array:
+        """``meld_learn(task, query, answer)``: true per stored label, NULL where a part is NULL."""
+        expect(function, columns, 3)
+        rows = list(zip(*(python_values(as_array(c)) for c in columns), strict=True))
+        labelled: dict[str, list[tuple[Query, str]]] = {}
+        stored: list[bool | None] = []
+        for task, query, answer in rows:
+            if task is None or query is None or (answer is None and task not in _MAY_BE_BLANK):
+                stored.append(None)
+                continue
+            found = list(_labels(str(task), query, answer))
+            labelled.setdefault(str(task), []).extend(found)
+            stored.append(True if found else None)
+        for task, labels in labelled.items():
+            if labels:
+                self.service.session.learn(task, labels)
+        return pa.array(stored, pa.bool_())
+
+
+_MAY_BE_BLANK = frozenset({"repair", "extract_attribute"})
+"""Tasks with the answer that nothing should stand there; in SQL it is NULL."""
+
+
+def _labels(task: str, query: object, answer: object) -> Iterator[tuple[Query, str]]:
+    """Check one row of ``meld_learn``; nothing where a part of the query is NULL.
+
+    A repair may be given as a whole row: every column of it that the row asked about has is a
+    label.
+    """
+    if task not in TASKS:
+        what, hint = unknown_name("task", task, TASKS)
+        raise InputError(what, hint=hint)
+    fields = _parts(task, query)
+    if task == "repair" and isinstance(answer, Mapping) and "column" not in fields:
+        for column, value in answer.items():
+            built = label_query(task, {**fields, "column": column})
+            if isinstance(built, Query):
+                yield built, _label_answer(task, value)
+        return
+    built = label_query(task, fields)
+    if isinstance(built, Query):
+        yield built, _label_answer(task, answer)
+    elif built is not None:
+        raise InputError(f"the query of a {task} label cannot be read: {built}")
+
+
+def _parts(task: str, query: object) -> Mapping[str, object]:
+    fields = query
+    if isinstance(query, str):
+        try:
+            fields = json.loads(query)
+        except ValueError:
+            fields = None
+    if not isinstance(fields, Mapping):
+        raise InputError(
+            f"the query of a {task} label is {str(query)[:200]!r}, expected a STRUCT",
+            hint="write it as {'name of the argument': ..., ...}",
+        )
+    return fields
+
+
+def _label_answer(task: str, answer: object) -> str:
+    labels = TASKS[task].labels
+    text = value_text(answer) or ""
+    if labels is None:
+        return text
+    word = text.lower()
+    if word in labels:
+        return word
+    if word in _TRUE_WORDS:
+        return labels[0]
+    if word in _FALSE_WORDS:
+        return labels[1]
+    raise InputError(
+        f"the answer of a {task} label is {text!r}, expected true, false, {labels[0]!r} or "
+        f"{labels[1]!r}"
+    )

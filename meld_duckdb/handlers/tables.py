@@ -1,0 +1,109 @@
+"""Table functions: whole tables in, one list out; the macros in ``sql/`` unnest it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from meld_duckdb.handlers.base import (
+    HandlerBase,
+    flag,
+    given_options,
+    only_rows,
+    table_records,
+    whole_number,
+)
+from meld_duckdb.planner.options import parse_options
+from meld_duckdb.udfs import SqlFunction
+
+_PAIR = pa.list_(
+    pa.struct([("l", pa.int64()), ("r", pa.int64()), ("rank", pa.int64()), ("score", pa.float64())])
+)
+_JOINED = pa.list_(
+    pa.struct(
+        [
+            ("l", pa.int64()),
+            ("r", pa.int64()),
+            ("probability", pa.float64()),
+            ("tier", pa.int8()),
+            ("score", pa.float64()),
+        ]
+    )
+)
+
+
+class TableHandlers(HandlerBase):
+    """Handlers of the table functions."""
+
+    def index(self, function: SqlFunction, columns: Sequence[pa.Array]) -> pa.Array:
+        """Behind ``FROM meld.index(t)``."""
+        name, rows, options = only_rows(function, columns)
+        records = table_records(rows)
+        done = self.service.session.index(
+            str(name), records, embed=flag(given_options(options), "embed")
+        )
+        result = {
+            "table_name": done.name,
+            "entries": done.n_entries,
+            "embedded": done.n_embedded,
+            "digest": done.digest,
+            "seconds": done.seconds,
+        }
+        kind = pa.struct(
+            [
+                ("table_name", pa.string()),
+                ("entries", pa.int64()),
+                ("embedded", pa.int64()),
+                ("digest", pa.string()),
+                ("seconds", pa.float64()),
+            ]
+        )
+        return pa.array([result], kind)
+
+    def block(self, function: SqlFunction, columns: Sequence[pa.Array]) -> pa.Array:
+        """Behind ``FROM meld.block(l, r)``; positions from 1, as DuckDB counts list items."""
+        left, right, options = only_rows(function, columns)
+        given = given_options(options)
+        found = self.service.session.block(
+            table_records(left),
+            table_records(right),
+            whole_number(given, "k", 10),
+            str(given.get("method", "lexical")),
+            same=given.get("same") is True,
+        )
+        items = [
+            {"l": int(a) + 1, "r": int(b) + 1, "rank": int(n), "score": float(s)}
+            for a, b, n, s in zip(found.left, found.right, found.rank, found.score, strict=True)
+        ]
+        return pa.array([items], _PAIR)
+
+    def join(self, function: SqlFunction, columns: Sequence[pa.Array]) -> pa.Array:
+        """Behind ``FROM meld.join(l, r)``: the candidate pairs that match."""
+        left_rows, right_rows, options = only_rows(function, columns)
+        given = given_options(options)
+        match_options = parse_options(
+            "match",
+            {k: v for k, v in given.items() if k in {"threshold", "tier", "on_error"}},
+            on_error=self.service.settings.on_error,
+        )
+        found, answers = self.service.join(
+            table_records(left_rows),
+            table_records(right_rows),
+            whole_number(given, "k", 10),
+            str(given.get("method", "lexical")),
+            match_options,
+            same=given.get("same") is True,
+        )
+        items = [
+            {
+                "l": int(found.left[i]) + 1,
+                "r": int(found.right[i]) + 1,
+                "probability": answer.probability,
+                "tier": answer.tier,
+                "score": float(found.score[i]),
+            }
+            for i, answer in enumerate(answers)
+            if answer.value == "match"
+        ]
+        return pa.array([items], _JOINED)
