@@ -112,6 +112,25 @@ CREATE OR REPLACE MACRO meld.match_schemas(
              FROM __meld_l, __meld_r)
     SELECT unnest(__meld_pair) FROM __meld_pairs;
 
+CREATE OR REPLACE MACRO meld.label_next(
+    task, t, r := NULL, n := 20, l_id := 'id', r_id := 'id'
+) AS TABLE
+    WITH __meld_l AS MATERIALIZED (
+             SELECT list(__meld_row) AS __meld_left FROM query_table(t) AS __meld_row),
+         __meld_r AS MATERIALIZED (
+             SELECT list(__meld_row) AS __meld_right FROM query_table(coalesce(r, t)) AS __meld_row),
+         __meld_found AS MATERIALIZED (
+             SELECT unnest(__meld_label_next(task, __meld_left, __meld_right, {
+                 'n': n, 'same': coalesce(r, t) = t})) AS __meld_question
+             FROM __meld_l, __meld_r)
+    SELECT struct_extract(__meld_left[__meld_question.l], l_id) AS l_id,
+           struct_extract(__meld_right[__meld_question.r], r_id) AS r_id,
+           __meld_question."column" AS "column",
+           __meld_question.probability AS probability
+    FROM __meld_found, __meld_l, __meld_r;
+
+COMMENT ON MACRO TABLE meld.label_next IS
+    'The n questions most worth a label: l_id, r_id, column, probability. Task match: pairs of t and r (or of t); detect_error and repair: whole rows; impute: missing cells.';
 COMMENT ON MACRO TABLE meld.find_errors IS
     'Cells of a table that are probably wrong: id, column, value, probability, tier, evidence.';
 COMMENT ON MACRO TABLE meld.repairs IS

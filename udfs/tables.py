@@ -32,6 +32,14 @@ FUNCTIONS = (
         doc="Behind FROM meld.dedupe.",
     ),
     SqlFunction(
+        name="__meld_label_next",
+        returns='STRUCT(l BIGINT, r BIGINT, "column" VARCHAR, probability DOUBLE)[]',
+        handler="label_next",
+        arguments="task, left rows, right rows, options",
+        doc="Behind FROM meld.label_next.",
+        volatile=True,
+    ),
+    SqlFunction(
         name="__meld_match_schemas",
         returns=(
             "STRUCT(l_table VARCHAR, l_column VARCHAR, r_table VARCHAR, r_column VARCHAR, "

@@ -75,6 +75,7 @@ EXAMPLES: dict[str, str] = {
     "meld.repairs": "FROM meld.repairs('people', columns := ['city'], min_probability := 0.1);",
     "meld.impute_nulls": "FROM meld.impute_nulls('people', columns := ['city']);",
     "meld.match_schemas": "FROM meld.match_schemas('shop', 'offers', k := 1, samples := 5);",
+    "meld.label_next": "FROM meld.label_next('repair', 'people', n := 3);",
     "meld.stats": "FROM meld.stats();",
     "meld.errors": "FROM meld.errors();",
     "meld.settings": "FROM meld.settings();",

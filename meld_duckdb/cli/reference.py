@@ -12,7 +12,8 @@ from meld_duckdb.planner.questions import SHAPES
 from meld_duckdb.planner.stats import StatsLine
 from meld_duckdb.register import connect, load_functions
 
-_HEAD = """# SQL reference
+_HEAD = (
+    """# SQL reference
 
 Written by `make docs`; do not edit.
 
@@ -26,8 +27,11 @@ function shows rows by the column `id`; another one is named by `id := '...'`.
 The examples stand on these tables:
 
 ```sql
-""" + PRELUDE + """```
 """
+    + PRELUDE
+    + """```
+"""
+)
 _MACROS = """The same functions with options by name, and the table functions. Options that are left
 out have the defaults below.
 """

@@ -1,4 +1,4 @@
-"""Labels: ``meld_learn``."""
+"""Labels: ``meld_learn``, and which to give next."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ import pyarrow as pa
 
 from meld_duckdb.arrow import as_array, python_values
 from meld_duckdb.errors import InputError, unknown_name
-from meld_duckdb.handlers.base import HandlerBase, expect
+from meld_duckdb.handlers.base import (
+    HandlerBase,
+    expect,
+    given_options,
+    table_records,
+    whole_number,
+)
+from meld_duckdb.planner.label_next import label_next
 from meld_duckdb.planner.questions import label_query
 from meld_duckdb.records import value_text
 from meld_duckdb.tasks import TASKS
@@ -21,7 +28,7 @@ _FALSE_WORDS = frozenset({"false", "0", "no", "f"})
 
 
 class LabelHandlers(HandlerBase):
-    """Handler of ``meld_learn``."""
+    """Handlers of labels."""
 
     def learn(self, function: SqlFunction, columns: Sequence[pa.Array]) -> pa.Array:
         """``meld_learn(task, query, answer)``: true per stored label, NULL where a part is NULL."""
@@ -41,7 +48,41 @@ class LabelHandlers(HandlerBase):
                 self.service.session.learn(task, labels)
         return pa.array(stored, pa.bool_())
 
+    def label_next(self, function: SqlFunction, columns: Sequence[pa.Array]) -> pa.Array:
+        """Behind ``FROM meld.label_next(task, t)``: questions that are worth a label."""
+        expect(function, columns, 4)
+        task, left, right, options = (python_values(as_array(c))[0] for c in columns)
+        given = given_options(options)
+        found = label_next(
+            self.service.session,
+            str(task),
+            table_records(left),
+            table_records(right),
+            whole_number(given, "n", 20),
+            given.get("same") is True,
+        )
+        items = [
+            {
+                "l": question.left + 1,
+                "r": None if question.right is None else question.right + 1,
+                "column": question.column,
+                "probability": question.probability,
+            }
+            for question in found
+        ]
+        return pa.array([items], _QUESTION)
 
+
+_QUESTION = pa.list_(
+    pa.struct(
+        [
+            ("l", pa.int64()),
+            ("r", pa.int64()),
+            ("column", pa.string()),
+            ("probability", pa.float64()),
+        ]
+    )
+)
 _MAY_BE_BLANK = frozenset({"repair", "extract_attribute"})
 """Tasks with the answer that nothing should stand there; in SQL it is NULL."""
 

@@ -15,11 +15,13 @@ from meld_duckdb.cli.examples import EXAMPLES, PRELUDE
 from meld_duckdb.cli.main import cli
 from meld_duckdb.cli.reference import lines
 from meld_duckdb.register import load_functions
+from meld_duckdb.tasks import TASKS
 from tests.scripted import ScriptedBackend
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 REFERENCE = (ROOT / "docs" / "sql-reference.md").read_text("utf-8")
+GUIDE = sorted(p for p in (ROOT / "docs" / "guide").glob("*.md") if p.stem != "README")
 
 
 def blocks(language: str) -> list[str]:
@@ -77,6 +79,24 @@ def test_the_examples_of_the_reference_run(con: duckdb.DuckDBPyConnection, name:
     rows = con.execute(EXAMPLES[name]).fetchall()
     assert name in EXAMPLES[name]
     assert rows or name in {"meld.stats", "meld.errors", "meld.join"}
+
+
+@pytest.mark.parametrize("page", GUIDE, ids=lambda page: page.stem)
+def test_the_guide_runs(con: duckdb.DuckDBPyConnection, page: Path) -> None:
+    found = re.findall(r"```sql\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+    assert found
+    for block in found:
+        for statement in con.extract_statements(block):
+            con.execute(statement.query).fetchall()
+
+
+def test_the_guide_has_a_page_for_every_task_and_its_links_lead_somewhere() -> None:
+    index = (ROOT / "docs" / "guide" / "README.md").read_text("utf-8")
+    for task in TASKS:
+        assert f"meld_{task}`" in index
+    for page in ROOT.glob("docs/**/*.md"):
+        for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text("utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
 def test_every_command_is_in_the_readme() -> None:
