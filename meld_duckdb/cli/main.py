@@ -12,6 +12,7 @@ import click
 
 import meld_duckdb
 from meld_duckdb import interrupt
+from meld_duckdb.cli.evaluate import evaluate
 from meld_duckdb.errors import MeldError
 from meld_duckdb.settings import resolve
 
@@ -147,6 +148,9 @@ def doctor(workspace: Path | None) -> None:
 
     if not run_doctor(workspace):
         raise click.exceptions.Exit(1)
+
+
+cli.add_command(evaluate)
 
 
 def _leave_interrupted() -> NoReturn:

@@ -25,7 +25,6 @@ class Request:
         protocol: Of entity matching: ``"stratified"`` or ``"meld"``.
         limit: Most test rows asked about, drawn with the seed; None for all.
         lenient: Whether the papers' lenient metrics are added.
-        dense: Whether blocking has the encoder as another baseline (slow on large tables).
     """
 
     labels: int | None = None
@@ -33,7 +32,6 @@ class Request:
     protocol: str = "stratified"
     limit: int | None = None
     lenient: bool = False
-    dense: bool = False
 
     @property
     def shipped(self) -> bool:

@@ -27,6 +27,9 @@ TASKS = (
 )
 """Every task that can be evaluated, in the order of the report."""
 
+ALL_TASKS = "all"
+"""The word for every task that the data serves."""
+
 _SERVES = {
     "EM": ("block", "match"),
     "ED_DC": ("detect_error", "repair"),

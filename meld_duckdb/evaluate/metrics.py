@@ -100,7 +100,9 @@ def correction_measures(
 def _sum_by(units: Sequence[Hashable], parts: Sequence[FloatArray]) -> list[FloatArray]:
     numbers: dict[Hashable, int] = {}
     at = np.array([numbers.setdefault(unit, len(numbers)) for unit in units], dtype=np.int64)
-    return [np.bincount(at, weights=part, minlength=len(numbers)) for part in parts]
+    return [
+        np.bincount(at, weights=part, minlength=len(numbers)).astype(np.float64) for part in parts
+    ]
 
 
 def best_threshold(scores: Sequence[float] | FloatArray, labels: Sequence[bool]) -> float | None:

@@ -234,10 +234,7 @@ def score_features(batch: Batch, resources: Resources) -> Batch:
     tentative = list(batch.tentative)
     for context, positions in groups.items():
         queries = [batch.queries[i] for i in positions]
-        scored = resources.demonstrator.add_neighbours(
-            batch.task, queries, scorer.score(queries, context)
-        )
-        for i, answer in zip(positions, scored, strict=True):
+        for i, answer in zip(positions, scorer.score(queries, context), strict=True):
             tentative[i] = answer
     batch = replace(batch, tentative=tuple(tentative))
     settled = {
@@ -245,7 +242,16 @@ def score_features(batch: Batch, resources: Resources) -> Batch:
         for i in batch.open
         if (answer := tentative[i]) is not None and not batch.policy.escalates(answer)
     }
-    return _keep(batch, resources, settled)
+    batch = _keep(batch, resources, settled)
+    # Labels near a question are looked up only where the model will be shown them: that embeds the
+    # question, which costs ten times what tier 0 costs.
+    waiting = batch.open
+    shown = resources.demonstrator.add_neighbours(
+        batch.task, [batch.queries[i] for i in waiting], [tentative[i] for i in waiting]
+    )
+    for i, answer in zip(waiting, shown, strict=True):
+        tentative[i] = answer
+    return replace(batch, tentative=tuple(tentative))
 
 
 def ask_engine(batch: Batch, resources: Resources) -> Batch:

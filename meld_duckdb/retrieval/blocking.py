@@ -1,6 +1,7 @@
 """Blocking (BLK): for every left record the k right records most worth comparing.
 
-Search is exact. The lexical score is the mean of two TF-IDF cosines, over words and over character
+Search is exact up to `EXACT_CELLS` pairs of rows. Larger tables are searched by their rare terms
+(`features.sparse_top`), with exact scores of what is found. The lexical score is the mean of two TF-IDF cosines, over words and over character
 3-grams, weighted by the two tables together; the dense score is the encoder's cosine.
 
 Paper: MELD §2.2 and §5 (top-k recall); REFERENCE for ``k`` and ties: ties go to the lower position.
@@ -8,18 +9,22 @@ Paper: MELD §2.2 and §5 (top-k recall); REFERENCE for ``k`` and ties: ties go 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from meld_duckdb import interrupt
+from meld_duckdb.features import sparse_top
 from meld_duckdb.features import text as tx
 from meld_duckdb.features.context import comparable_text
 from meld_duckdb.records import Record
 
 METHODS = ("lexical", "dense", "hybrid")
+EXACT_CELLS = 100_000_000
+"""Pairs of rows up to which the lexical search compares every row with every row."""
+
 _CELLS = 8_000_000
 _TIE = 1e-13
 
@@ -54,6 +59,8 @@ def find_candidates(
         same: Both are one table: a record is no candidate of itself.
     """
     matrices = _lexical_matrices(left, right) if lexical else []
+    if lexical and vectors is None and len(left) * len(right) > EXACT_CELLS:
+        return _by_rare_terms(matrices, k, same)
     parts: list[np.ndarray] = []
     height = max(1, _CELLS // max(len(right), 1))
     for start in range(0, len(left), height):
@@ -68,7 +75,23 @@ def find_candidates(
         if same:
             scores[np.arange(stop - start), np.arange(start, stop)] = -1.0
         parts.append(_best(scores, start, k))
-    table = np.concatenate(parts) if parts else np.zeros((0, 4))
+    return _table(np.concatenate(parts) if parts else np.zeros((0, 4)))
+
+
+def _by_rare_terms(matrices: list[tuple[Any, Any]], k: int, same: bool) -> Candidates:
+    """Search large tables; see `features.sparse_top`."""
+    from scipy import sparse
+
+    scale = np.float32(len(matrices) ** -0.5)
+    left, right = (
+        sparse.hstack([pair[side] for pair in matrices], format="csr") * scale for side in (0, 1)
+    )
+    a, b, score = sparse_top.gather(left, right, k, same=same, check=interrupt.check)
+    rank = np.arange(len(a)) - np.searchsorted(a, a, side="left") + 1
+    return _table(np.column_stack([a, b, rank, score]))
+
+
+def _table(table: np.ndarray) -> Candidates:
     return Candidates(
         table[:, 0].astype(np.int64),
         table[:, 1].astype(np.int64),
@@ -80,9 +103,11 @@ def find_candidates(
 def _lexical_matrices(left: Sequence[Record], right: Sequence[Record]) -> list[tuple[Any, Any]]:
     """Word and 3-gram TF-IDF matrices of both sides, scipy sparse, rows L2-normalised."""
     texts = [[comparable_text(r) for r in side] for side in (left, right)]
+    # Terms are made one record at a time: all 3-grams of a large table fill gigabytes.
+    splits: tuple[Callable[[str], Iterable[str]], ...] = (tx.words, tx.grams)
     return [
-        tx.tfidf_matrices([split(t) for t in texts[0]], [split(t) for t in texts[1]])
-        for split in (tx.words, tx.grams)
+        tx.tfidf_matrices((split(t) for t in texts[0]), (split(t) for t in texts[1]))
+        for split in splits
     ]
 
 

@@ -133,7 +133,9 @@ def test_a_learned_label_changes_the_very_next_answer(con: duckdb.DuckDBPyConnec
     assert stored == [(True,)]
     assert con.sql(f"SELECT meld_match({a}, {b})").fetchall() == [(False,)]
     evidence = one(
-        con, "SELECT meld_match_detail({'t': 'red apples'}, {'t': 'red apple'}).evidence"
+        con,
+        "SELECT meld_match_detail({'t': 'red apples'}, {'t': 'red apple'}, {'tier': 't2'})"
+        ".evidence",
     )
     near = [e for e in evidence if e["kind"] == "neighbour"]
     assert near[0]["text"] == "mismatch" and near[0]["weight"] > 0.5

@@ -1,0 +1,119 @@
+"""``meld eval``: measure the SQL functions on labelled data, beside plain baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from meld_duckdb.errors import InputError
+from meld_duckdb.evaluate.labels import ALL, SHIPPED_SEED, Request
+from meld_duckdb.evaluate.layout import ALL_TASKS, TASKS
+
+if TYPE_CHECKING:
+    from meld_duckdb.evaluate.baselines import Encode
+
+
+@click.command("eval")
+@click.option(
+    "--task",
+    type=click.Choice([*TASKS, ALL_TASKS]),
+    required=True,
+    help="Task to evaluate, or all.",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="A data set, or a directory of them.",
+)
+@click.option(
+    "--labels", help="Labels taught: a number, or all [default: the usual few-shot size]."
+)
+@click.option(
+    "--seed", type=int, default=SHIPPED_SEED, show_default=True, help="Seed of all draws."
+)
+@click.option(
+    "--protocol",
+    type=click.Choice(["stratified", "meld"]),
+    default="stratified",
+    show_default=True,
+    help="How match labels are drawn: as they come, or positives with mined negatives.",
+)
+@click.option("--tier", default="t0", show_default=True, help="Tier that answers: t0, t2 or auto.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), help="Most test rows asked about per data set."
+)
+@click.option("--lenient", is_flag=True, help="Add the papers' lenient metrics.")
+@click.option("--no-encoder", is_flag=True, help="Leave out the baselines that use the encoder.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--markdown", is_flag=True, help="Print a Markdown table (the default).")
+@click.pass_context
+def evaluate(
+    context: click.Context,
+    task: str,
+    data: Path,
+    labels: str | None,
+    seed: int,
+    protocol: str,
+    tier: str,
+    limit: int | None,
+    lenient: bool,
+    no_encoder: bool,
+    as_json: bool,
+    markdown: bool,
+) -> None:
+    """Measure tasks on labelled data sets, with intervals and baselines on the same labels."""
+    from meld_duckdb.evaluate import report, run
+
+    if as_json and markdown:
+        raise click.UsageError("give --json or --markdown, not both")
+    if tier not in ("t0", "t2", "auto"):
+        raise InputError(f"--tier is {tier!r}", hint="give t0, t2 or auto")
+    request = Request(_labels(labels), seed, protocol, limit, lenient)
+    results = list(
+        run.evaluate(
+            task,
+            data,
+            request,
+            tier=tier,
+            encode=None if no_encoder else _encoder(),
+            notice=lambda line: click.echo(line, err=True),
+        )
+    )
+    if as_json:
+        click.echo(report.to_json(results, request, tier))
+    else:
+        click.echo(report.to_markdown(results))
+    if any(result.error is not None for result in results):
+        context.exit(1)
+
+
+def _labels(given: str | None) -> int | None:
+    if given is None:
+        return None
+    if given == "all":
+        return ALL
+    if not given.isdecimal():
+        raise InputError(f"--labels is {given!r}", hint="give a number from 0 on, or all")
+    return int(given)
+
+
+def _encoder() -> Encode:
+    """The packaged encoder, loaded when the first baseline needs it."""
+    loaded: list[Callable[[Sequence[str]], object]] = []
+
+    def encode(texts: Sequence[str]) -> object:
+        if not loaded:
+            from meld_duckdb.models import locate
+            from meld_duckdb.retrieval.encoder import Encoder
+            from meld_duckdb.settings import resolve
+
+            settings, _ = resolve()
+            path = locate(settings.answer.encoder, settings.model_dir, "encoder")
+            loaded.append(Encoder(path, device=settings.device).encode)
+        return loaded[0](texts)
+
+    return encode  # type: ignore[return-value]

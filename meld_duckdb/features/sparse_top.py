@@ -1,0 +1,100 @@
+"""The k largest cosines of every row of two large sparse matrices, without their dense product.
+
+Terms that many rows hold cost most of a product and tell least. So rows are first gathered by
+their rare terms only, and the best gathered are then scored exactly over all terms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+COMMON = 500
+"""Rows of the right table from which a term is too common to gather by."""
+
+GATHERED = 4
+"""Rows gathered for each one wanted, `LEAST_GATHERED` at the least."""
+
+LEAST_GATHERED = 32
+_CELLS = 40_000_000
+_PAIRS = 100_000
+_TIE = 1e-13
+
+
+def gather(
+    left: Any, right: Any, k: int, *, same: bool, check: Callable[[], None]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Find about the ``k`` best right rows of every left row.
+
+    Args:
+        left: ``csr_matrix`` float32 [n, d].
+        right: ``csr_matrix`` float32 [m, d].
+        k: Rows wanted per left row.
+        same: Both are one table: a row is not found for itself.
+        check: Called now and then; may raise to stop.
+
+    Returns:
+        (left row, right row, score), by left row, then score, then right row; scores are exact and
+        positive. A row without a rare term in common with another has none.
+    """
+    frequency = np.bincount(right.indices, minlength=right.shape[1])
+    rare = np.flatnonzero((frequency > 0) & (frequency <= COMMON))
+    rows, partners = left[:, rare].tocsr(), right[:, rare].T.tocsr()
+    wanted = max(LEAST_GATHERED, GATHERED * k)
+    work = np.asarray(rows.astype(bool).astype(np.float32) @ frequency[rare].astype(np.float32))
+    parts = []
+    for start, stop in _chunks(work):
+        check()
+        found = _largest(rows[start:stop] @ partners, wanted, start, same)
+        parts.append(_exact(left, right, *found, k))
+    if not parts:
+        nothing = np.empty(0, dtype=np.int64)
+        return nothing, nothing, np.empty(0, dtype=np.float32)
+    a, b, c = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return a, b, c
+
+
+def _chunks(work: np.ndarray) -> list[tuple[int, int]]:
+    """Cut rows so that a chunk's product has a bounded number of entries."""
+    total = np.cumsum(work.astype(np.float64))
+    chunks, start = [], 0
+    while start < len(work):
+        before = total[start - 1] if start else 0.0
+        stop = int(np.searchsorted(total, before + _CELLS, side="right"))
+        chunks.append((start, max(stop, start + 1)))
+        start = chunks[-1][1]
+    return chunks
+
+
+def _largest(product: Any, most: int, first: int, same: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The positions of the largest entries of each row; ties go to the lower column."""
+    lefts, rights = [], []
+    for row in range(product.shape[0]):
+        cut = slice(product.indptr[row], product.indptr[row + 1])
+        columns, values = product.indices[cut], product.data[cut]
+        if same:
+            other = columns != first + row
+            columns, values = columns[other], values[other]
+        if len(columns) > most:
+            ranked = values.astype(np.float64) - columns * _TIE
+            columns = columns[np.argpartition(-ranked, most - 1)[:most]]
+        rights.append(np.sort(columns))
+        lefts.append(np.full(len(columns), first + row))
+    return np.concatenate(lefts).astype(np.int64), np.concatenate(rights).astype(np.int64)
+
+
+def _exact(
+    left: Any, right: Any, a: np.ndarray, b: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Score pairs over all terms and keep the k best of each left row."""
+    score = np.empty(len(a), dtype=np.float32)
+    for start in range(0, len(a), _PAIRS):
+        cut = slice(start, start + _PAIRS)
+        score[cut] = np.asarray(left[a[cut]].multiply(right[b[cut]]).sum(axis=1)).ravel()
+    order = np.lexsort((b, -score, a))
+    a, b, score = a[order], b[order], score[order]
+    start = np.searchsorted(a, a, side="left")
+    keep = (np.arange(len(a)) - start < k) & (score > 0)
+    return a[keep], b[keep], score[keep]
