@@ -6,11 +6,17 @@ Which variant of a model answers depends on what is known: both records in index
 
 from __future__ import annotations
 
+from meld_duckdb.planner.scorers.annotate_column import AnnotateColumnScorer
 from meld_duckdb.planner.scorers.base import Embed, Labels, Scorer
 from meld_duckdb.planner.scorers.detect_error import DetectErrorScorer
+from meld_duckdb.planner.scorers.extract_attribute import ExtractAttributeScorer
+from meld_duckdb.planner.scorers.extract_relation import ExtractRelationScorer
 from meld_duckdb.planner.scorers.impute import ImputeScorer
+from meld_duckdb.planner.scorers.link_entity import LinkEntityScorer
 from meld_duckdb.planner.scorers.match import MatchScorer
+from meld_duckdb.planner.scorers.repair import RepairScorer
 from meld_duckdb.planner.scorers.schema_match import SchemaMatchScorer
+from meld_duckdb.planner.scorers.table_repairs import TableRepairs
 from meld_duckdb.planner.tables import Tables
 
 __all__ = ["Scorer", "make_scorers"]
@@ -24,9 +30,15 @@ def make_scorers(tables: Tables, embed: Embed, labels: Labels) -> dict[str, Scor
         embed: Embeds texts; called only if a calibration uses the encoder.
         labels: Learned labels of a task.
     """
+    repairs = TableRepairs(tables, labels)
     return {
         "match": MatchScorer(tables, embed),
-        "detect_error": DetectErrorScorer(tables),
+        "detect_error": DetectErrorScorer(repairs),
+        "repair": RepairScorer(repairs),
         "impute": ImputeScorer(tables, labels),
         "schema_match": SchemaMatchScorer(tables, embed),
+        "annotate_column": AnnotateColumnScorer(embed, labels),
+        "extract_relation": ExtractRelationScorer(embed, labels),
+        "link_entity": LinkEntityScorer(tables, embed, labels),
+        "extract_attribute": ExtractAttributeScorer(tables, embed, labels),
     }

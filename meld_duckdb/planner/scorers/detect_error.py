@@ -3,35 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 
-from meld_duckdb.features import detect_error
-from meld_duckdb.planner.scorers.base import Calibrated, binary_answers
-from meld_duckdb.planner.tables import Context, Tables
-from meld_duckdb.tasks.base import Answer, Query
+from meld_duckdb.features.repair_fit import Verdict
+from meld_duckdb.planner.scorers.base import REASONS, Calibrated, binary_answers
+from meld_duckdb.planner.scorers.repair import verdicts
+from meld_duckdb.planner.scorers.table_repairs import TableRepairs
+from meld_duckdb.planner.tables import Context
+from meld_duckdb.tasks.base import Answer, Evidence, Query
+
+_LABELS = ("error", "correct")
+_CUT = 0.5
 
 
 class DetectErrorScorer(Calibrated):
-    """ED by `features.detect_error`."""
+    """ED by `features.detect_error`; where cells are labelled, by what repair makes of them."""
 
     task = "detect_error"
+    version = 2
+    label_tasks: tuple[str, ...] = ("repair",)
 
-    def __init__(self, tables: Tables) -> None:
-        self._tables = tables
-
-    @cached_property
-    def _language(self) -> detect_error.Language:
-        return detect_error.Language.from_text(self.calibration.text("language"))
+    def __init__(self, repairs: TableRepairs) -> None:
+        self._repairs = repairs
 
     def score(self, queries: Sequence[Query], context: Context) -> list[Answer | None]:
         """Score cells; see `Scorer.score`."""
-        records = [q.records[0] for q in queries]
-        columns = [q.target or "" for q in queries]
-        if context:
-            records = [self._tables.own_record(context[0], record) for record in records]
-            profile = self._tables.profile(context[0])
-            rows = detect_error.context_features(profile, records, columns, self._language)
-        else:
-            rows = detect_error.record_features(records, columns, self._language)
-        variant = self.calibration.variant("context" if context else "record")
-        return list(binary_answers(variant.model, variant.threshold, rows, ("error", "correct")))
+        answers: list[Answer | None] = [None] * len(queries)
+        shapes = self._repairs.labelled_shapes()
+        labelled = [frozenset(q.records[0].fields) in shapes for q in queries]
+        taught = [i for i, known in enumerate(labelled) if known]
+        found = verdicts(self._repairs, [queries[i] for i in taught], context)
+        for i, verdict in zip(taught, found, strict=True):
+            answers[i] = _by_repair(verdict)
+        rest = [i for i, known in enumerate(labelled) if not known]
+        if rest:
+            records = self._repairs.own_records([queries[i] for i in rest], context)
+            columns = [queries[i].target or "" for i in rest]
+            rows = self._repairs.features(records, columns, context)
+            variant = self.calibration.variant("context" if context else "record")
+            scored = binary_answers(variant.model, variant.threshold, rows, _LABELS)
+            for i, answer in zip(rest, scored, strict=True):
+                answers[i] = answer
+        return answers
+
+
+def _by_repair(verdict: Verdict) -> Answer:
+    wrong = verdict.wrong
+    evidence = tuple(
+        Evidence("candidate", value, round(share, 4)) for value, share in verdict.ranking[:REASONS]
+    )
+    source = Evidence("source", verdict.reason, round(verdict.ranking[0][1], 4))
+    return Answer(_LABELS[0] if wrong >= _CUT else _LABELS[1], wrong, 0, (source, *evidence))
