@@ -141,6 +141,20 @@ class LocalService:
         _fail_if_asked("meld.join", options, answers)
         return found, answers
 
+    def dedupe(
+        self, records: Sequence[Record], k: int, method: str, options: Options
+    ) -> np.ndarray:
+        """Cluster the rows of a table: the number of each row's cluster, from 0 by first row."""
+        started = time.perf_counter()
+        clusters, answers, outcome = self.session.dedupe(records, k, method, options)
+        n_pairs = len(outcome.evaluated) + len(outcome.cached)
+        self._count("meld.dedupe", n_pairs, outcome, time.perf_counter() - started)
+        failures = [("", answer.error) for answer in answers if answer.error]
+        if failures and self.stats.count_failures("meld.dedupe", failures):
+            self.notice("meld.dedupe: some pairs have no answer; see FROM meld.errors()")
+        _fail_if_asked("meld.dedupe", options, answers)
+        return clusters
+
     def cells(
         self,
         function: str,

@@ -2,6 +2,7 @@
 
 Rows of scores are computed block-wise for the records asked about, reduced to the best partners
 and kept, so that memory grows with the records asked about and never with the product of tables.
+Of large tables the best partners are found by rare terms; see `features.sparse_top`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from meld_duckdb import interrupt
+from meld_duckdb.features import sparse_top
 from meld_duckdb.features import text as tx
 from meld_duckdb.features.text import IdfWeights
 from meld_duckdb.records import Record, is_key_column
@@ -221,6 +224,7 @@ class _Side:
         self.rows = rows
         self._partners = partners.T
         self._n_partners = m
+        self._is_large = n * m > sparse_top.EXACT_CELLS and not isinstance(rows, np.ndarray)
         self._own = own
         width = min(PARTNERS, m)
         self._done = np.zeros(n, dtype=bool)
@@ -235,8 +239,12 @@ class _Side:
         wanted = np.unique(rows)
         todo = wanted[~self._done[wanted]]
         step = max(1, _BLOCK_CELLS // max(1, self._n_partners))
-        for start in range(0, len(todo), step):
-            self._fill(todo[start : start + step])
+        if self._is_large and len(todo):
+            self._fill_by_rare_terms(todo)
+        else:
+            for start in range(0, len(todo), step):
+                interrupt.check()
+                self._fill(todo[start : start + step])
         return self._score[rows], self._partner[rows]
 
     @cached_property
@@ -248,6 +256,20 @@ class _Side:
             return np.empty(0, dtype=np.float32)
         best = self.best(rows)[0][:, 0]
         return np.sort(best[best >= 0])
+
+    @cached_property
+    def _searched(self) -> sparse_top.RareTerms:
+        return sparse_top.RareTerms(self._partners.T.tocsr())
+
+    def _fill_by_rare_terms(self, rows: np.ndarray) -> None:
+        width = self._score.shape[1]
+        at, partner, score = self._searched.best(
+            self.rows[rows], width, self._own[rows], interrupt.check
+        )
+        column = np.arange(len(at)) - np.searchsorted(at, at, side="left")
+        self._score[rows[at], column] = np.round(score, _DECIMALS)
+        self._partner[rows[at], column] = partner
+        self._done[rows] = True
 
     def _fill(self, rows: np.ndarray) -> None:
         product = self.rows[rows] @ self._partners

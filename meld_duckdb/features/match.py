@@ -19,10 +19,13 @@ from meld_duckdb.features.context import CONTEXT_FEATURES, PairTables, TableInde
 from meld_duckdb.features.text import IdfWeights
 from meld_duckdb.records import Record
 
-__all__ = ["CONTEXT_FEATURES", "FEATURES", "PairTables", "TableIndex", "pair_features"]
+__all__ = ["CONTEXT_FEATURES", "FEATURES", "PairTables", "Preparer", "TableIndex", "pair_features"]
 
 MAX_TITLE_COLUMNS = 6
 """Columns of a record that are tried as title when the two schemas have no column in common."""
+
+MOST_PREPARED = 20_000
+"""Records kept prepared at a time: some 20 KB each."""
 
 _TEXT = (
     "jaccard",
@@ -91,7 +94,10 @@ class _Prepared:
 
 
 def pair_features(
-    pairs: Sequence[tuple[Record, Record]], cosine: np.ndarray | None, weights: IdfWeights
+    pairs: Sequence[tuple[Record, Record]],
+    cosine: np.ndarray | None,
+    weights: IdfWeights,
+    prepare: Preparer | None = None,
 ) -> np.ndarray:
     """Compute the features of pairs of records.
 
@@ -99,11 +105,12 @@ def pair_features(
         pairs: The pairs.
         cosine: Encoder cosine of each pair, [n], NaN where unknown; None for none.
         weights: How much a word tells: of the two tables where known, else the shipped ones.
+        prepare: Prepared records of earlier calls with the same weights; None for none.
 
     Returns:
         float32 [n, len(FEATURES)], same order as ``pairs``; NaN where a feature is undefined.
     """
-    prepare = _Preparer(weights)
+    prepare = prepare or Preparer(weights)
     rows = np.full((len(pairs), len(FEATURES)), np.nan, dtype=np.float32)
     for row, (a, b) in enumerate(pairs):
         first, second = (a, b) if a.digest <= b.digest else (b, a)
@@ -133,8 +140,8 @@ def select_features(
     return both[:, [at[name] for name in wanted]]
 
 
-class _Preparer:
-    """Prepares each distinct text of a batch once."""
+class Preparer:
+    """Prepares each distinct text once, and forgets all when there are too many."""
 
     def __init__(self, weights: IdfWeights) -> None:
         self._weights = weights
@@ -144,6 +151,9 @@ class _Preparer:
     def record(self, record: Record) -> _Prepared:
         known = self._records.get(record.digest)
         if known is None:
+            if len(self._records) >= MOST_PREPARED:
+                self._records.clear()
+                self._views.clear()
             columns = {name: self._view(value) for name, value in comparable(record).items()}
             whole = self._view(" ".join(view.text for view in columns.values())[: tx.TEXT_LIMIT])
             names = frozenset(tx.squash(tx.fold(name)) for name in record.fields)

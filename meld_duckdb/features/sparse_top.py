@@ -11,6 +11,9 @@ from typing import Any
 
 import numpy as np
 
+EXACT_CELLS = 100_000_000
+"""Pairs of rows up to which every row is compared with every row instead."""
+
 COMMON = 500
 """Rows of the right table from which a term is too common to gather by."""
 
@@ -23,37 +26,50 @@ _PAIRS = 100_000
 _TIE = 1e-13
 
 
-def gather(
-    left: Any, right: Any, k: int, *, same: bool, check: Callable[[], None]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Find about the ``k`` best right rows of every left row.
+class RareTerms:
+    """A table to search, prepared once.
 
     Args:
-        left: ``csr_matrix`` float32 [n, d].
         right: ``csr_matrix`` float32 [m, d].
-        k: Rows wanted per left row.
-        same: Both are one table: a row is not found for itself.
-        check: Called now and then; may raise to stop.
-
-    Returns:
-        (left row, right row, score), by left row, then score, then right row; scores are exact and
-        positive. A row without a rare term in common with another has none.
     """
-    frequency = np.bincount(right.indices, minlength=right.shape[1])
-    rare = np.flatnonzero((frequency > 0) & (frequency <= COMMON))
-    rows, partners = left[:, rare].tocsr(), right[:, rare].T.tocsr()
-    wanted = max(LEAST_GATHERED, GATHERED * k)
-    work = np.asarray(rows.astype(bool).astype(np.float32) @ frequency[rare].astype(np.float32))
-    parts = []
-    for start, stop in _chunks(work):
-        check()
-        found = _largest(rows[start:stop] @ partners, wanted, start, same)
-        parts.append(_exact(left, right, *found, k))
-    if not parts:
-        nothing = np.empty(0, dtype=np.int64)
-        return nothing, nothing, np.empty(0, dtype=np.float32)
-    a, b, c = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return a, b, c
+
+    def __init__(self, right: Any) -> None:
+        frequency = np.bincount(right.indices, minlength=right.shape[1])
+        self._right = right
+        self._rare = np.flatnonzero((frequency > 0) & (frequency <= COMMON))
+        self._frequency = frequency[self._rare].astype(np.float32)
+        self._partners = right[:, self._rare].T.tocsr()
+
+    def best(
+        self, left: Any, k: int, own: np.ndarray, check: Callable[[], None]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Find about the ``k`` best right rows of every left row.
+
+        What is found for a row does not depend on the other left rows.
+
+        Args:
+            left: ``csr_matrix`` float32 [n, d].
+            k: Rows wanted per left row.
+            own: The right row that is not to be found for a left row, -1 for none; int [n].
+            check: Called now and then; may raise to stop.
+
+        Returns:
+            (left row, right row, score), by left row, then score, then right row; scores are exact
+            and positive. A row without a rare term in common with another has none.
+        """
+        rows = left[:, self._rare].tocsr()
+        wanted = max(LEAST_GATHERED, GATHERED * k)
+        work = np.asarray(rows.astype(bool).astype(np.float32) @ self._frequency)
+        parts = []
+        for start, stop in _chunks(work):
+            check()
+            found = _largest(rows[start:stop] @ self._partners, wanted, start, own)
+            parts.append(_exact(left, self._right, *found, k))
+        if not parts:
+            nothing = np.empty(0, dtype=np.int64)
+            return nothing, nothing, np.empty(0, dtype=np.float32)
+        a, b, c = (np.concatenate(column) for column in zip(*parts, strict=True))
+        return a, b, c
 
 
 def _chunks(work: np.ndarray) -> list[tuple[int, int]]:
@@ -68,15 +84,14 @@ def _chunks(work: np.ndarray) -> list[tuple[int, int]]:
     return chunks
 
 
-def _largest(product: Any, most: int, first: int, same: bool) -> tuple[np.ndarray, np.ndarray]:
+def _largest(product: Any, most: int, first: int, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The positions of the largest entries of each row; ties go to the lower column."""
     lefts, rights = [], []
     for row in range(product.shape[0]):
         cut = slice(product.indptr[row], product.indptr[row + 1])
         columns, values = product.indices[cut], product.data[cut]
-        if same:
-            other = columns != first + row
-            columns, values = columns[other], values[other]
+        other = columns != own[first + row]
+        columns, values = columns[other], values[other]
         if len(columns) > most:
             ranked = values.astype(np.float64) - columns * _TIE
             columns = columns[np.argpartition(-ranked, most - 1)[:most]]

@@ -69,6 +69,8 @@ def model_numbers(folded: str) -> frozenset[str]:
     """
     found = set()
     for token in _MODEL.findall(folded):
+        if token.isalpha():
+            continue
         squashed = squash(token)
         digits = sum(c.isdigit() for c in squashed)
         if digits == 0 or len(squashed) < 4 or _MEASURE.fullmatch(squashed):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pyarrow as pa
 
 from meld_duckdb.handlers.base import (
@@ -14,7 +15,7 @@ from meld_duckdb.handlers.base import (
     table_records,
     whole_number,
 )
-from meld_duckdb.planner.options import parse_options
+from meld_duckdb.planner.options import Options, parse_options
 from meld_duckdb.udfs import SqlFunction
 
 _PAIR = pa.list_(
@@ -82,11 +83,7 @@ class TableHandlers(HandlerBase):
         """Behind ``FROM meld.join(l, r)``: the candidate pairs that match."""
         left_rows, right_rows, options = only_rows(function, columns)
         given = given_options(options)
-        match_options = parse_options(
-            "match",
-            {k: v for k, v in given.items() if k in {"threshold", "tier", "on_error"}},
-            on_error=self.service.settings.on_error,
-        )
+        match_options = self._match_options(given)
         found, answers = self.service.join(
             table_records(left_rows),
             table_records(right_rows),
@@ -107,3 +104,29 @@ class TableHandlers(HandlerBase):
             if answer.value == "match"
         ]
         return pa.array([items], _JOINED)
+
+    def dedupe(self, function: SqlFunction, columns: Sequence[pa.Array]) -> pa.Array:
+        """Behind ``FROM meld.dedupe(t)``: every row with its cluster, counted from 1."""
+        _, rows, options = only_rows(function, columns)
+        given = given_options(options)
+        clusters = self.service.dedupe(
+            table_records(rows),
+            whole_number(given, "k", 10),
+            str(given.get("method", "lexical")),
+            self._match_options(given),
+        )
+        sizes = np.bincount(clusters)
+        members = pa.StructArray.from_arrays(
+            [
+                pa.array(np.arange(1, len(clusters) + 1), pa.int64()),
+                pa.array(clusters + 1, pa.int64()),
+                pa.array(sizes[clusters], pa.int64()),
+            ],
+            names=["row", "cluster", "size"],
+        )
+        return pa.ListArray.from_arrays(pa.array([0, len(members)], pa.int32()), members)
+
+    def _match_options(self, given: Mapping[str, object]) -> Options:
+        """The options of a table function that belong to matching."""
+        kept = {k: v for k, v in given.items() if k in {"threshold", "tier", "on_error"}}
+        return parse_options("match", kept, on_error=self.service.settings.on_error)

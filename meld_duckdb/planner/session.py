@@ -17,14 +17,22 @@ from meld_duckdb.engine.backend import Backend
 from meld_duckdb.engine.transformers import TransformersBackend, engine_digest
 from meld_duckdb.errors import ConfigError, InputError, unknown_name
 from meld_duckdb.planner.cache import AnswerCache
+from meld_duckdb.planner.cascade import choose_policy
+from meld_duckdb.planner.clusters import (
+    connect,
+    distinct_contents,
+    each_pair_once,
+    in_order_of_nearness,
+)
 from meld_duckdb.planner.demonstrations import Demonstrator, query_text
 from meld_duckdb.planner.options import Options
 from meld_duckdb.planner.plan import Planner, Resources
 from meld_duckdb.planner.scorers import make_scorers
+from meld_duckdb.planner.scorers.match import MatchScorer
 from meld_duckdb.planner.stats import Outcome
 from meld_duckdb.planner.tables import Tables
 from meld_duckdb.planner.whole import ask_pairs
-from meld_duckdb.records import TEXT_FIELD, Record, plain_text
+from meld_duckdb.records import TEXT_FIELD, Record, digest, plain_text
 from meld_duckdb.retrieval.blocking import METHODS, Candidates, find_candidates
 from meld_duckdb.retrieval.catalogue import Catalogue, table_digest
 from meld_duckdb.retrieval.encoder import Encoder, read_dimension
@@ -101,6 +109,7 @@ class Session:
         self.demonstrator = Demonstrator(
             settings.answer, self.catalogue, lambda: self.store, lambda: self.encoder
         )
+        self._match = MatchScorer(self.tables, lambda texts: self.encoder.encode(texts))
         self.planner = Planner(
             Resources(
                 settings=settings.answer,
@@ -294,6 +303,39 @@ class Session:
         """
         pairs = zip(candidates.left.tolist(), candidates.right.tolist(), strict=True)
         return ask_pairs(self.planner, self.tables, "match", left, right, pairs, options)
+
+    def dedupe(
+        self, records: Sequence[Record], k: int, method: str, options: Options
+    ) -> tuple[np.ndarray, list[Answer], Outcome]:
+        """Cluster the rows of a table that describe the same entity; see `planner.clusters`.
+
+        Where features alone settle every pair, they are computed for all pairs at once and no
+        answer is cached: that is faster than looking hundreds of thousands of answers up.
+
+        Returns:
+            Number of each row's cluster from 0, by first row; the answers that were asked for one
+            by one; and how they came about.
+
+        Raises:
+            InputError: There are more candidate pairs than ``max_pairs``.
+        """
+        distinct = distinct_contents(records)
+        rows = distinct.records
+        pairs = each_pair_once(self.block(rows, rows, k, method, same=True))
+        policy = choose_policy("match", self.settings.answer.model, options)
+        if policy.engine or self.demonstrator.labels("match"):
+            answers, outcome = ask_pairs(
+                self.planner, self.tables, "match", rows, rows, pairs.tolist(), options
+            )
+            matches = np.array([answer.value == "match" for answer in answers], dtype=bool)
+            return connect(distinct, pairs[matches]), answers, outcome
+        pairs = pairs[in_order_of_nearness(pairs, len(rows))]
+        table = table_digest(rows)
+        with self.tables.lend({table: rows}):
+            matches = self._match.matches(table, pairs, options.threshold)
+        asked = [digest(rows[i].digest, rows[j].digest) for i, j in pairs.tolist()]
+        outcome = Outcome(evaluated=asked, answers=[Answer(tier=0)] * len(asked))
+        return connect(distinct, pairs[matches]), [], outcome
 
     def ask_schemas(
         self, left: Sequence[Record], right: Sequence[Record], options: Options

@@ -1,8 +1,9 @@
 """Blocking (BLK): for every left record the k right records most worth comparing.
 
-Search is exact up to `EXACT_CELLS` pairs of rows. Larger tables are searched by their rare terms
-(`features.sparse_top`), with exact scores of what is found. The lexical score is the mean of two TF-IDF cosines, over words and over character
-3-grams, weighted by the two tables together; the dense score is the encoder's cosine.
+Search is exact up to `sparse_top.EXACT_CELLS` pairs of rows. Larger tables are searched by their
+rare terms (`features.sparse_top`), with exact scores of what is found. The lexical score is the
+mean of two TF-IDF cosines, over words and over character 3-grams, weighted by the two tables
+together; the dense score is the encoder's cosine.
 
 Paper: MELD §2.2 and §5 (top-k recall); REFERENCE for ``k`` and ties: ties go to the lower position.
 """
@@ -22,9 +23,6 @@ from meld_duckdb.features.context import comparable_text
 from meld_duckdb.records import Record
 
 METHODS = ("lexical", "dense", "hybrid")
-EXACT_CELLS = 100_000_000
-"""Pairs of rows up to which the lexical search compares every row with every row."""
-
 _CELLS = 8_000_000
 _TIE = 1e-13
 
@@ -59,7 +57,7 @@ def find_candidates(
         same: Both are one table: a record is no candidate of itself.
     """
     matrices = _lexical_matrices(left, right) if lexical else []
-    if lexical and vectors is None and len(left) * len(right) > EXACT_CELLS:
+    if lexical and vectors is None and len(left) * len(right) > sparse_top.EXACT_CELLS:
         return _by_rare_terms(matrices, k, same)
     parts: list[np.ndarray] = []
     height = max(1, _CELLS // max(len(right), 1))
@@ -86,7 +84,8 @@ def _by_rare_terms(matrices: list[tuple[Any, Any]], k: int, same: bool) -> Candi
     left, right = (
         sparse.hstack([pair[side] for pair in matrices], format="csr") * scale for side in (0, 1)
     )
-    a, b, score = sparse_top.gather(left, right, k, same=same, check=interrupt.check)
+    own = np.arange(left.shape[0]) if same else np.full(left.shape[0], -1)
+    a, b, score = sparse_top.RareTerms(right).best(left, k, own, interrupt.check)
     rank = np.arange(len(a)) - np.searchsorted(a, a, side="left") + 1
     return _table(np.column_stack([a, b, rank, score]))
 

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from meld_duckdb import interrupt
 from meld_duckdb.errors import ArtefactCorrupt
 from meld_duckdb.features.context import comparable_text
-from meld_duckdb.features.match import pair_features, select_features
+from meld_duckdb.features.match import Preparer, pair_features, select_features
 from meld_duckdb.features.text import words
 from meld_duckdb.features.trees import TreeEnsemble
 from meld_duckdb.planner.scorers.base import COSINE_DIGITS, Calibrated, Embed, binary_answers
@@ -18,12 +19,14 @@ from meld_duckdb.tasks.base import Answer, Evidence, Query
 from meld_duckdb.tasks.serialise import embedding_text
 
 _SURE = 0.95
+_BULK = 4096
 
 
 class MatchScorer(Calibrated):
     """EM by `features.match`; a record without any value matches nothing."""
 
     task = "match"
+    version = 2
 
     def __init__(self, tables: Tables, embed: Embed) -> None:
         self._tables = tables
@@ -47,6 +50,36 @@ class MatchScorer(Calibrated):
             answer if _comparable(a) and _comparable(b) else _by_equality(a, b)
             for answer, (a, b) in zip(answers, pairs, strict=True)
         ]
+
+    def matches(self, table: str, pairs: np.ndarray, threshold: float | None) -> np.ndarray:
+        """Tell which pairs of rows of one table match, as `score` would, many pairs at once.
+
+        Args:
+            table: Digest of the table.
+            pairs: Positions in it, int [n, 2]; pairs of the same rows are best near each other.
+            threshold: Probability from which a pair matches; None for the calibrated one.
+
+        Returns:
+            bool [n].
+        """
+        variant = self.calibration.variant("context")
+        cut = variant.threshold if threshold is None else threshold
+        tables = self._tables.pair(table, table)
+        records, prepare = tables.left.records, Preparer(tables.weights)
+        worded = np.array([_comparable(record) for record in records], dtype=bool)
+        found = np.zeros(len(pairs), dtype=bool)
+        context = tables.context_features(pairs)
+        for start in range(0, len(pairs), _BULK):
+            interrupt.check()
+            cut_out = slice(start, start + _BULK)
+            part = [(records[i], records[j]) for i, j in pairs[cut_out].tolist()]
+            alone = pair_features(part, self._cosine(variant.model, part), tables.weights, prepare)
+            rows = select_features(variant.model.features, alone, context[cut_out])
+            found[cut_out] = variant.model.predict(rows) >= cut
+        for i in np.flatnonzero(~worded[pairs].all(axis=1)):
+            a, b = pairs[i]
+            found[i] = (_by_equality(records[a], records[b]).probability or 0.0) >= cut
+        return found
 
     def _at(self, table: str, record: Record) -> int:
         at = self._tables.position(table, record)
