@@ -63,13 +63,19 @@ CREATE OR REPLACE MACRO meld.dedupe(
          __meld_members AS MATERIALIZED (
              SELECT unnest(__meld_dedupe(t, __meld_list, {
                  'k': k, 'method': method, 'threshold': threshold, 'tier': tier,
-                 'on_error': on_error})) AS __meld_member
-             FROM __meld_rows)
-    SELECT struct_extract(__meld_list[__meld_member."row"], id) AS id,
-           min(struct_extract(__meld_list[__meld_member."row"], id))
-               OVER (PARTITION BY __meld_member.cluster) AS cluster_id,
-           __meld_member.size AS cluster_size
-    FROM __meld_members, __meld_rows;
+                 'on_error': on_error})) AS __meld_member,
+                 unnest(__meld_list) AS __meld_row
+             FROM __meld_rows),
+         -- The rows are unnested beside the answers, which are in their order: a window over the
+         -- list itself would hold it once for every row.
+         __meld_ids AS (
+             SELECT struct_extract(__meld_row, id) AS __meld_id, __meld_member.cluster AS __meld_cluster,
+                    __meld_member.size AS __meld_size
+             FROM __meld_members)
+    SELECT __meld_id AS id,
+           min(__meld_id) OVER (PARTITION BY __meld_cluster) AS cluster_id,
+           __meld_size AS cluster_size
+    FROM __meld_ids;
 
 CREATE OR REPLACE MACRO meld.__columns(name) AS TABLE
     WITH __meld_tables AS (

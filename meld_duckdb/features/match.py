@@ -149,6 +149,7 @@ class Preparer:
         self._records: dict[str, _Prepared] = {}
 
     def record(self, record: Record) -> _Prepared:
+        """A record, prepared."""
         known = self._records.get(record.digest)
         if known is None:
             if len(self._records) >= MOST_PREPARED:

@@ -110,6 +110,6 @@ def _exact(
         score[cut] = np.asarray(left[a[cut]].multiply(right[b[cut]]).sum(axis=1)).ravel()
     order = np.lexsort((b, -score, a))
     a, b, score = a[order], b[order], score[order]
-    start = np.searchsorted(a, a, side="left")
-    keep = (np.arange(len(a)) - start < k) & (score > 0)
+    rank = np.arange(len(a)) - np.searchsorted(a, a, side="left")
+    keep = (rank < k) & (score > 0)
     return a[keep], b[keep], score[keep]

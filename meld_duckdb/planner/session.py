@@ -109,7 +109,7 @@ class Session:
         self.demonstrator = Demonstrator(
             settings.answer, self.catalogue, lambda: self.store, lambda: self.encoder
         )
-        self._match = MatchScorer(self.tables, lambda texts: self.encoder.encode(texts))
+        self._match = MatchScorer(self.tables, lambda texts: self.encoder.encode(texts))  # noqa: PLW0108
         self.planner = Planner(
             Resources(
                 settings=settings.answer,
