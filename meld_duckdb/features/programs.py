@@ -150,13 +150,12 @@ def learn(
         most: How many programs are kept.
 
     Returns:
-        The programs that reproduce most pairs; among equals those without constants first, then
-        those that keep most.
+        The programs that reproduce most pairs, the simplest first among equals.
     """
     distinct = list(dict.fromkeys(pairs))
     found = dict.fromkeys(program for pair in distinct for program in _programs(*pair))
     support = {p: sum(run(p, a) == b for a, b in pairs) for p in found}
-    order = sorted(found, key=lambda p: (-support[p], _constants(p), len(p), -_kept(p), repr(p)))
+    order = sorted(found, key=lambda p: (-support[p], *_complexity(p)))
     kept: dict[tuple[str | None, ...], Program] = {}
     for program in order[:_TRIED]:
         outputs = tuple(run(program, text) for text in (*(a for a, _ in distinct), *others))
@@ -166,10 +165,12 @@ def learn(
     return list(kept.values())
 
 
-def _kept(program: Program) -> int:
-    """How many whole spans a program keeps, those without a fixed length first."""
-    spans = [p for p in program if p.kind == "span"]
-    return len(spans) + sum((p.first < 0) != (p.last < 0) for p in spans)
+def _complexity(program: Program) -> tuple[float, ...]:
+    """Constants, then pieces, then tokens rewritten, then how much is counted from the end."""
+    from_end = sum((p.first < 0) + (p.last < 0) for p in program)
+    rewritten = sum(p.kind not in {"span", "text"} for p in program)
+    last = tuple(x for p in program for x in (p.first, p.last))
+    return (_constants(program), len(program), rewritten, from_end, *last)
 
 
 def _constants(program: Program) -> int:
@@ -192,7 +193,7 @@ def _counted(piece: Piece, n: int, from_end: bool, last_from_end: bool) -> Piece
         return piece
     first = piece.first - n if from_end else piece.first
     last = piece.last - n if last_from_end else piece.last
-    if piece.kind != "span" or piece.first == piece.last:
+    if piece.kind != "span":
         last = first
     return Piece(piece.kind, first, last, "", piece.classes)
 

@@ -30,13 +30,15 @@ FloatArray = NDArray[np.float64]
 FEATURES: tuple[str, ...] = (
     "keeps",
     "other",
-    "keeps same value",
-    "keeps same format",
-    "keeps column",
+    "right same value",
+    "right same format",
+    "right column",
     "wrong same value",
     "wrong same format",
     "wrong column",
+    "other in wrong format",
     "odd value",
+    "usual value",
     "program same value",
     "program same format",
     "program same rest",
@@ -147,13 +149,15 @@ class ColumnRepairs:
         return Question((*values, OTHER), matrix, (*reasons, "something else"))
 
     def _describe_kept(self, matrix: FloatArray, text: str, odd: float, skip: str | None) -> None:
-        kept = self._labels.kept(text, skip)
         first, last = matrix[0], matrix[-1]
         first[_AT["keeps"]], last[_AT["other"]] = 1.0, 1.0
-        first[_AT["odd value"]] = -odd
-        for name, evidence in zip(("same value", "same format", "column"), kept, strict=True):
-            first[_AT[f"keeps {name}"]] = evidence.log_odds
-            last[_AT[f"wrong {name}"]] = -evidence.log_odds
+        first[_AT["odd value"]], first[_AT["usual value"]] = min(-odd, 0.0), max(-odd, 0.0)
+        names = ("same value", "same format", "column")
+        odds = [evidence.log_odds for evidence in self._labels.kept(text, skip)]
+        for name, added in zip(names, odds, strict=True):
+            first[_AT[f"right {name}"]] = max(added, 0.0)
+            first[_AT[f"wrong {name}"]] = min(added, 0.0)
+        last[_AT["other in wrong format"]] = -min(odds[1], 0.0)
 
     def _describe_program(self, line: FloatArray, found: Sequence[Evidence]) -> None:
         names = ("program same value", "program same format", "program same rest")

@@ -22,31 +22,33 @@ Odd = Callable[[Sequence[Record], Sequence[str]], Sequence[float]]
 """Log-odds of cells (records, their columns) to be wrong, without labels."""
 
 PRIOR: Mapping[str, float] = {
-    "keeps": 2.0,
-    "other": 2.0,
-    "keeps same value": 0.8,
-    "keeps same format": 1.1,
-    "keeps column": 0.3,
-    "wrong same value": 0.0,
-    "wrong same format": -0.2,
-    "wrong column": 0.5,
-    "odd value": 0.3,
+    "keeps": 2.2,
+    "other": 1.9,
+    "right same value": 0.4,
+    "right same format": 1.0,
+    "right column": 0.5,
+    "wrong same value": 2.0,
+    "wrong same format": 1.6,
+    "wrong column": 1.4,
+    "other in wrong format": -0.2,
+    "odd value": 0.4,
+    "usual value": 0.3,
     "program same value": 0.6,
-    "program same format": 0.1,
-    "program same rest": 1.9,
+    "program same format": 0.0,
+    "program same rest": 1.4,
     "program anywhere": 0.9,
-    "program": 3.5,
-    "dependency share": 1.3,
-    "dependency mean": -0.2,
+    "program": 3.6,
+    "dependency share": 1.2,
+    "dependency mean": -0.1,
     "dependency": 2.3,
-    "no dependency agrees": -1.1,
-    "spelling": 2.1,
-    "spelling rows": 0.7,
-    "spelling distance": -6.5,
-    "letters known wrong": 0.8,
+    "no dependency agrees": -1.0,
+    "spelling": 2.2,
+    "spelling rows": 0.9,
+    "spelling distance": -8.1,
+    "letters known wrong": 0.5,
     "rows": -0.1,
-    "new value": -3.2,
-    "blank": -4.2,
+    "new value": -3.7,
+    "blank": -3.9,
 }
 """Weights without any label. Fitted to tables with known errors (`train.calibrate_repair`), then
 rounded."""
@@ -96,27 +98,46 @@ class FittedRepairs:
 
     def labelled_questions(self) -> tuple[list[Question], list[int]]:
         """The questions about labelled cells, each without its own row, and their answers."""
-        questions: list[Question] = []
-        right: list[int] = []
-        for column, given in self._labels.items():
-            cells = list(given)[:_MOST_LABELS]
-            records = [x.record for x in cells]
-            asked = self.questions(records, column, [r.digest for r in records])
-            for cell, question in zip(cells, asked, strict=True):
-                questions.append(question)
-                right.append(answer_of(question, cell))
-        return questions, right
+        cells = [x for given in self._labels.values() for x in given[:_MOST_LABELS]]
+        columns = [c for c, given in self._labels.items() for _ in given[:_MOST_LABELS]]
+        records = [x.record for x in cells]
+        if not cells:
+            return [], []
+        questions = self.questions(records, columns, [r.digest for r in records])
+        return questions, [answer_of(q, x) for q, x in zip(questions, cells, strict=True)]
 
     def questions(
-        self, records: Sequence[Record], column: str, skip: Sequence[str | None] | None = None
+        self,
+        records: Sequence[Record],
+        columns: Sequence[str],
+        skip: Sequence[str | None] | None = None,
     ) -> list[Question]:
-        """Describe the cells of one column; see `ColumnRepairs.questions`."""
-        odd = self._odd(records, [column] * len(records))
-        return self._column(column).questions(records, odd, skip or [None] * len(records))
+        """Describe cells; see `ColumnRepairs.questions`.
 
-    def verdicts(self, records: Sequence[Record], column: str) -> list[Verdict]:
-        """Say what should stand in a column of records, one verdict each, in order."""
-        return [self._verdict(question) for question in self.questions(records, column)]
+        Args:
+            records: One record per cell.
+            columns: The cell's column, same order.
+            skip: Digest of the labelled record that does not count as evidence, per cell.
+
+        Returns:
+            One question per cell, in order.
+        """
+        odd = self._odd(records, columns)
+        left_out = skip or [None] * len(records)
+        by_column: dict[str, list[int]] = {}
+        for i, column in enumerate(columns):
+            by_column.setdefault(column, []).append(i)
+        found: dict[int, Question] = {}
+        for column, at in by_column.items():
+            asked = self._column(column).questions(
+                [records[i] for i in at], [odd[i] for i in at], [left_out[i] for i in at]
+            )
+            found.update(zip(at, asked, strict=True))
+        return [found[i] for i in range(len(records))]
+
+    def verdicts(self, records: Sequence[Record], columns: Sequence[str]) -> list[Verdict]:
+        """Say what should stand in cells (records, their columns), one verdict each, in order."""
+        return [self._verdict(question) for question in self.questions(records, columns)]
 
     def _verdict(self, question: Question) -> Verdict:
         found = probabilities(question.features, self.weights)
@@ -126,11 +147,16 @@ class FittedRepairs:
 
     def _column(self, column: str) -> ColumnRepairs:
         if column not in self._columns:
-            own = self._profile.column(column) if self._profile is not None else None
-            others = own.frequent[0] + own.values if own is not None else []
-            labels = ColumnLabels(column, self._labels.get(column, ()), list(dict.fromkeys(others)))
+            labels = ColumnLabels(column, self._labels.get(column, ()), self._values)
             self._columns[column] = ColumnRepairs(self._profile, column, labels)
         return self._columns[column]
+
+    def _values(self, column: str) -> list[str]:
+        """Values of a column, the frequent ones first."""
+        if self._profile is None:
+            return []
+        own = self._profile.column(column)
+        return list(dict.fromkeys([*own.frequent[0], *own.values]))
 
 
 def answer_of(question: Question, cell: CellLabel) -> int:

@@ -19,6 +19,7 @@ from meld_duckdb.records import Record
 
 _SOURCES = 16
 _OTHERS = 60
+_BORROWED = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +80,14 @@ class ColumnLabels:
     Args:
         column: The column.
         labels: Its labelled cells.
-        others: Values of the column without a label, to tell programs apart.
+        others: Gives values of a column, labelled or not, to tell programs apart.
     """
 
     def __init__(
-        self, column: str, labels: Sequence[CellLabel], others: Sequence[str] = ()
+        self,
+        column: str,
+        labels: Sequence[CellLabel],
+        others: Callable[[str], Sequence[str]] = lambda column: (),
     ) -> None:
         self._column = column
         self._labels = labels
@@ -137,17 +141,17 @@ class ColumnLabels:
                     counts.update({label.text[e.src_pos] for e in edits if e.tag == "replace"})
         return frozenset(c for c, n in counts.items() if 2 * n >= edited)
 
-    def _learned(self, others: Sequence[str]) -> list[_Rule]:
+    def _learned(self, others: Callable[[str], Sequence[str]]) -> list[_Rule]:
         wrong = [x for x in self._labels if x.wrong and x.right is not None and x.text != x.right]
         pairs = [(x.text, x.right or "") for x in wrong]
-        rules = [_Rule(p, None) for p in learn(pairs, others[:_OTHERS])]
+        rules = [_Rule(p, None) for p in learn(pairs, others(self._column)[:_OTHERS])]
         blank = [x for x in wrong if not x.text and x.right]
         names = dict.fromkeys(n for x in blank for n in list(x.record.fields)[:_SOURCES])
         for name in names:
             if name == self._column:
                 continue
             given = [(x.record.fields.get(name) or "", x.right or "") for x in blank]
-            programs = learn([(a, b) for a, b in given if a], (), 3)
+            programs = learn([(a, b) for a, b in given if a], others(name)[:_OTHERS], _BORROWED)
             rules += [_Rule(p, name) for p in programs if any(q.kind != "text" for q in p)]
         return rules
 

@@ -1,7 +1,7 @@
 """Fit the weights that repair starts from, on synthetic errors in clean public tables.
 
-Tables and random errors are those of `train.calibrate_detect_error`; added are systematic errors: one
-rule per column that hits a good part of it, as a change of format or a merged field does. No
+Tables and random errors are those of `train.calibrate_detect_error`; added are systematic
+errors: one rule per column that hits a good part of it, as a change of format or a merged field does. No
 labelled error of a benchmark is used. The command prints the weights, which stand rounded in
 `features.repair_fit.PRIOR`.
 
@@ -38,8 +38,11 @@ ROUNDS = 6
 MAX_ASKED = 120
 """Rows of a table that are asked about."""
 
+_SUPPORT = ("right ", "wrong ", "program ", "odd ", "usual ")
+"""Features that may only speak for what they stand for."""
+
 _LOWER = np.array(
-    [0.0 if name.startswith(("keeps ", "program ")) else -np.inf for name in FEATURES]
+    [0.0 if name.startswith(_SUPPORT) else -np.inf for name in FEATURES]
 )
 
 Rule = Callable[[Row, str, random.Random], str]
@@ -135,7 +138,7 @@ def _described(
     right: list[int] = []
     asked = order[n_labels : n_labels + MAX_ASKED]
     for column in rows[0]:
-        found = fitted.questions([records[i] for i in asked], column)
+        found = fitted.questions([records[i] for i in asked], [column] * len(asked))
         questions += found
         right += [answer_of(q, cell(i, column)) for q, i in zip(found, asked, strict=True)]
     return fitted, questions, right

@@ -50,13 +50,14 @@ class RepairScorer:
 def verdicts(repairs: TableRepairs, queries: Sequence[Query], context: Context) -> list[Verdict]:
     """One verdict per cell asked about, in order."""
     records = repairs.own_records(queries, context)
-    groups: dict[tuple[str, tuple[str, ...]], list[int]] = {}
-    for i, (query, record) in enumerate(zip(queries, records, strict=True)):
-        groups.setdefault((query.target or "", tuple(record.fields)), []).append(i)
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for i, record in enumerate(records):
+        groups.setdefault(tuple(record.fields), []).append(i)
     found: dict[int, Verdict] = {}
-    for (column, _), positions in groups.items():
-        fitted = repairs.fitted(records[positions[0]], context)
-        said = fitted.verdicts([records[i] for i in positions], column)
+    for positions in groups.values():
+        asked = [records[i] for i in positions]
+        columns = [queries[i].target or "" for i in positions]
+        said = repairs.fitted(asked[0], context).verdicts(asked, columns)
         found.update(zip(positions, said, strict=True))
     return [found[i] for i in range(len(queries))]
 
