@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from meld_duckdb.errors import InputError
-from meld_duckdb.evaluate.labels import ALL, SHIPPED_SEED, Request
+from meld_duckdb.evaluate.labels import ACTIVE, ALL, SHIPPED_SEED, Request
 from meld_duckdb.evaluate.layout import ALL_TASKS, TASKS
 
 if TYPE_CHECKING:
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--protocol",
-    type=click.Choice(["stratified", "meld"]),
+    type=click.Choice(["stratified", "meld", ACTIVE]),
     default="stratified",
     show_default=True,
-    help="How match labels are drawn: as they come, or positives with mined negatives.",
+    help="Labels: as they come; match: positives with mined negatives; repair: those asked for.",
 )
 @click.option("--tier", default="t0", show_default=True, help="Tier that answers: t0, t2 or auto.")
 @click.option(

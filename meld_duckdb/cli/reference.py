@@ -37,7 +37,8 @@ out have the defaults below.
 """
 _OPTIONS = {
     "threshold": "binary functions answer true from this probability on; calibrated if left out",
-    "min_probability": "no answer below this probability (`repair`: the value stays); calibrated if left out",
+    "min_probability": "no answer below this probability (`repair`: the value stays); "
+    "calibrated if left out",
     "options": "LIST of the only values that may be answered; it may differ from row to row",
     "k": "how many options the ranking holds; 5",
     "on_error": "`'null'` (default): a row without an answer is NULL, counted; `'fail'`: an error",

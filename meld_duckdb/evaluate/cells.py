@@ -6,6 +6,8 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pyarrow as pa
+
 from meld_duckdb.errors import InputError
 from meld_duckdb.evaluate import baselines as base
 from meld_duckdb.evaluate import cell_baselines as cell_base
@@ -22,7 +24,8 @@ from meld_duckdb.evaluate.case import (
     teaching,
     texts,
 )
-from meld_duckdb.evaluate.labels import Request, draw_plain, draw_stratified, positions_of
+from meld_duckdb.evaluate.fresh import fresh_connection
+from meld_duckdb.evaluate.labels import ACTIVE, Request, draw_plain, draw_stratified, positions_of
 from meld_duckdb.evaluate.layout import DataSet
 from meld_duckdb.evaluate.metrics import (
     Measure,
@@ -74,7 +77,6 @@ def _cells_case(task: str, data: DataSet, request: Request) -> Case:
             {
                 "row_number": [str(i) for i, _ in taught],
                 "target": [c for _, c in taught],
-                "is_error": [str(w) for w in wrong],
                 "value": answers,
             }
         ),
@@ -86,7 +88,6 @@ def _cells_case(task: str, data: DataSet, request: Request) -> Case:
     query, source = "{'row': r.item, 'column': q.target}", joined.format("labels")
     setup = [indexing("dirty")]
     if taught:
-        setup.append(teaching("detect_error", query, "q.is_error = 'True'", source))
         setup.append(teaching("repair", query, "q.value", source))
     call = f"meld_{task}_detail(r.item, q.target, {{'tier': {TIER}}})"
     changed = "CASE WHEN d.changed THEN coalesce(d.answer, '') END"
@@ -99,13 +100,30 @@ def _cells_case(task: str, data: DataSet, request: Request) -> Case:
     make = cell_base.error_baselines if task == "detect_error" else cell_base.repair_baselines
     baselines = make(dirty, taught, wrong, cells)
     gold = _cells_gold(task, dirty, clean, cells, request.lenient)
-    return Case(task, data.name, len(labelled), exam, gold, baselines, ("labels are tuples",))
+    chosen = "chosen by meld.label_next" if request.protocol == ACTIVE else "drawn"
+    notes = (f"labels are tuples, {chosen}",)
+    return Case(task, data.name, len(labelled), exam, gold, baselines, notes)
 
 
 def _tuples(data: DataSet, request: Request, n_rows: int) -> list[int]:
+    if request.protocol == ACTIVE:
+        return _asked_for(data, request.count(TUPLES, n_rows))
     if request.shipped and data.has("fewshot"):
         return positions_of([r["row"] for r in data.rows("fewshot")], range(n_rows), data.name)
     return draw_plain(n_rows, request.count(TUPLES, n_rows), request.seed)
+
+
+def _asked_for(data: DataSet, n: int) -> list[int]:
+    """The tuples that ``FROM meld.label_next`` asks for; it sees the dirty table alone."""
+    table = data.read("dirty")
+    numbers = pa.array(range(len(table)), pa.int64())
+    with fresh_connection() as connection:
+        connection.register("__given", table.add_column(0, "row_id", numbers))
+        connection.execute("CREATE TABLE dirty AS FROM __given")
+        rows = connection.execute(
+            f"SELECT l_id FROM meld.label_next('repair', 'dirty', n := {n}, l_id := 'row_id')"
+        ).fetchall()
+    return sorted(i for (i,) in rows)
 
 
 def _cells_gold(

@@ -15,6 +15,10 @@ ALL = -1
 """The number of labels that stands for every training row."""
 
 
+ACTIVE = "active"
+"""The protocol in which the product says which tuples it wants labelled."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """Which labels are given to the product.
@@ -22,7 +26,8 @@ class Request:
     Attributes:
         labels: How many; `ALL` for all training rows, None for the data set's own few-shot file.
         seed: Of the draw and of the bootstrap.
-        protocol: Of entity matching: ``"stratified"`` or ``"meld"``.
+        protocol: ``"stratified"``; of entity matching also ``"meld"``, of error detection and
+            repair also `ACTIVE`.
         limit: Most test rows asked about, drawn with the seed; None for all.
         lenient: Whether the papers' lenient metrics are added.
     """

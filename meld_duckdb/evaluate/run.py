@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,12 +22,12 @@ from meld_duckdb.evaluate.choices import (
     prepare_extract_relation,
 )
 from meld_duckdb.evaluate.entities import prepare_link_entity
+from meld_duckdb.evaluate.fresh import fresh_connection
 from meld_duckdb.evaluate.labels import Request
 from meld_duckdb.evaluate.layout import ALL_TASKS, TASKS, DataSet, find_datasets
 from meld_duckdb.evaluate.metrics import interval
 from meld_duckdb.evaluate.pairs import prepare_block, prepare_match
 from meld_duckdb.evaluate.schemas import prepare_schema_match
-from meld_duckdb.register import connect
 
 _ENCODED = {
     "annotate_column": prepare_annotate_column,
@@ -196,17 +195,11 @@ def ask(exam: Exam, tier: str) -> list[Reply]:
     Returns:
         A reply per question, in order; an empty one where the statement gave no row.
     """
-    with tempfile.TemporaryDirectory(prefix="meld-eval-") as folder:
-        connection = connect(":memory:", workspace=Path(folder) / "workspace", progress=False)
-        try:
-            # DuckDB prints its progress bar to standard output, where the report goes.
-            connection.execute("SET enable_progress_bar = false")
-            load(connection, exam)
-            for statement in exam.setup:
-                connection.execute(statement).fetchall()
-            rows = connection.execute(exam.ask.replace(TIER, f"'{tier}'")).fetchall()
-        finally:
-            connection.close()
+    with fresh_connection() as connection:
+        load(connection, exam)
+        for statement in exam.setup:
+            connection.execute(statement).fetchall()
+        rows = connection.execute(exam.ask.replace(TIER, f"'{tier}'")).fetchall()
     replies = [Reply()] * exam.n
     for n, answer, probability, ranking, settled, error in rows:
         replies[n] = Reply(answer, probability, tuple(ranking or ()), settled, error)

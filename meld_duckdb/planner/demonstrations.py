@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from meld_duckdb import interrupt
 from meld_duckdb.records import digest
 from meld_duckdb.retrieval.catalogue import Catalogue
 from meld_duckdb.retrieval.encoder import Encoder
@@ -21,6 +22,7 @@ from meld_duckdb.tasks.base import Answer, Demonstration, Evidence, Query, Task
 from meld_duckdb.tasks.serialise import embedding_text
 
 _SHOWN = 3
+_CHUNK = 256
 
 
 def query_text(query: Query, max_chars: int) -> str:
@@ -48,6 +50,7 @@ class Demonstrator:
         self._catalogue = catalogue
         self._store = store
         self._encoder = encoder
+        self._embedded: dict[str, str] = {}
         self._labelled: dict[str, tuple[str, list[Demonstration]]] = {}
         self._shared: dict[tuple[str, str, str], tuple[Demonstration, ...]] = {}
 
@@ -117,10 +120,26 @@ class Demonstrator:
         if k < 1:
             return [[] for _ in vectors]
         known = self.labels(task.name)
+        self._embed_labels(task.name)
         return [
             [n for n in near if known.get(n.demonstration.query.digest) == n.demonstration.answer]
             for near in self._store().nearest_labels(task.name, vectors, k, answer)
         ]
+
+    def _embed_labels(self, task: str) -> None:
+        """Embed the labels that are not yet: learning itself needs no model."""
+        key = self.digest(task)
+        if self._embedded.get(task) == key:
+            return
+        waiting = self._store().labels_to_embed(task)
+        for start in range(0, len(waiting), _CHUNK):
+            interrupt.check()
+            part = waiting[start : start + _CHUNK]
+            vectors = self._vectors([label.query for label in part])
+            self._store().add_labels(
+                [replace(label, vector=v) for label, v in zip(part, vectors, strict=True)]
+            )
+        self._embedded[task] = key
 
     def labelled(self, task: str) -> list[Demonstration]:
         """All labels of a task with their queries, in the order of their keys."""

@@ -24,7 +24,7 @@ from meld_duckdb.planner.clusters import (
     each_pair_once,
     in_order_of_nearness,
 )
-from meld_duckdb.planner.demonstrations import Demonstrator, query_text
+from meld_duckdb.planner.demonstrations import Demonstrator
 from meld_duckdb.planner.options import Options
 from meld_duckdb.planner.plan import Planner, Resources
 from meld_duckdb.planner.scorers import make_scorers
@@ -36,6 +36,7 @@ from meld_duckdb.records import TEXT_FIELD, Record, digest, plain_text
 from meld_duckdb.retrieval.blocking import METHODS, Candidates, find_candidates
 from meld_duckdb.retrieval.catalogue import Catalogue, table_digest
 from meld_duckdb.retrieval.encoder import Encoder, read_dimension
+from meld_duckdb.retrieval.ranking import DEPTH, MOST_RANKED, order_candidates
 from meld_duckdb.retrieval.store import Label, Store
 from meld_duckdb.settings import Settings
 from meld_duckdb.tasks.base import Answer, Query
@@ -277,17 +278,15 @@ class Session:
             raise ConfigError(f"option 'k' is {k}, expected a whole number from 1 on")
         n_pairs = len(left) * min(k, len(right))
         self.check_pairs(n_pairs, f"{len(left)} rows x {k} candidates")
+        depth = max(k, DEPTH)
+        if method == "ranked" and len(left) * min(depth, len(right)) <= MOST_RANKED:
+            found = find_candidates(left, right, depth, vectors=None, lexical=True, same=same)
+            return order_candidates(left, right, found, k, same=same)
         vectors = None
-        if method != "lexical":
+        if method in {"dense", "hybrid"}:
             vectors = (self.embed(left, "the left table"), self.embed(right, "the right table"))
-        return find_candidates(
-            left,
-            right,
-            k,
-            vectors=vectors,
-            lexical=method != "dense",
-            same=same,
-        )
+        lexical = method != "dense"
+        return find_candidates(left, right, k, vectors=vectors, lexical=lexical, same=same)
 
     def join(
         self,
@@ -374,12 +373,5 @@ class Session:
         """Store labels; the next query of the task uses them."""
         plain = [(replace(query, domain=None), answer) for query, answer in labelled]
         distinct = {query.digest: (query, answer) for query, answer in plain}
-        limit = self.settings.answer.max_record_chars
-        vectors = self.encoder.encode([query_text(q, limit) for q, _ in distinct.values()])
-        self.store.add_labels(
-            [
-                Label(task, query, answer, vector)
-                for (query, answer), vector in zip(distinct.values(), vectors, strict=True)
-            ]
-        )
+        self.store.add_labels([Label(task, query, answer) for query, answer in distinct.values()])
         self.catalogue.set_labels(task, {d: answer for d, (_, answer) in distinct.items()})

@@ -30,12 +30,15 @@ _SPARE = 4
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """A learned answer with the embedding of its query (float32 [d], L2-normalised)."""
+    """A learned answer with the embedding of its query (float32 [d], L2-normalised).
+
+    The embedding is None until somebody looks for similar labels.
+    """
 
     task: str
     query: Query
     answer: str
-    vector: np.ndarray
+    vector: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +138,9 @@ class Store:
                 "task": [label.task for label in labels],
                 "query": [_encode_query(label.query) for label in labels],
                 "answer": [label.answer for label in labels],
-                "vector": _vector_array(
-                    np.stack([label.vector for label in labels]), len(labels), self._dimension
+                "vector": pa.array(
+                    [None if x.vector is None else x.vector.tolist() for x in labels],
+                    pa.list_(pa.float32(), self._dimension),
                 ),
                 "learned_at": [dt.datetime.now(dt.UTC)] * len(labels),
             },
@@ -157,6 +161,20 @@ class Store:
             .to_pylist()
         )
         return [Demonstration(_decode_query(row["query"]), row["answer"]) for row in rows]
+
+    def labels_to_embed(self, task: str) -> list[Label]:
+        """Labels of a task without an embedding, in order of their keys."""
+        rows = (
+            self._table("labels")
+            .search()
+            .where(f"task = {_sql_text(task)} AND vector IS NULL")
+            .select(["key", "query", "answer"])
+            .limit(None)
+            .to_arrow()
+            .sort_by("key")
+            .to_pylist()
+        )
+        return [Label(task, _decode_query(row["query"]), row["answer"]) for row in rows]
 
     def nearest_labels(
         self, task: str, vectors: np.ndarray, k: int, answer: str | None = None
