@@ -119,7 +119,7 @@ CREATE OR REPLACE MACRO meld.match_schemas(
     SELECT unnest(__meld_pair) FROM __meld_pairs;
 
 CREATE OR REPLACE MACRO meld.label_next(
-    task, t, r := NULL, n := 20, l_id := 'id', r_id := 'id'
+    task, t, r := NULL, n := 20, l_id := 'id', r_id := NULL
 ) AS TABLE
     WITH __meld_l AS MATERIALIZED (
              SELECT list(__meld_row) AS __meld_left FROM query_table(t) AS __meld_row),
@@ -130,7 +130,7 @@ CREATE OR REPLACE MACRO meld.label_next(
                  'n': n, 'same': coalesce(r, t) = t})) AS __meld_question
              FROM __meld_l, __meld_r)
     SELECT struct_extract(__meld_left[__meld_question.l], l_id) AS l_id,
-           struct_extract(__meld_right[__meld_question.r], r_id) AS r_id,
+           struct_extract(__meld_right[__meld_question.r], coalesce(r_id, l_id)) AS r_id,
            __meld_question."column" AS "column",
            __meld_question.probability AS probability
     FROM __meld_found, __meld_l, __meld_r;

@@ -166,6 +166,34 @@ def test_what_is_labelled_is_not_asked_for_again(people: duckdb.DuckDBPyConnecti
     assert len(later) == 56 and not set(first) & set(later)
 
 
+def test_tables_without_a_column_id_name_theirs(people: duckdb.DuckDBPyConnection) -> None:
+    people.execute("CREATE VIEW keyed AS SELECT 'k' || id AS k, zip, city FROM people")
+    for task in ("repair", "match"):
+        found = people.sql(
+            f"SELECT l_id FROM meld.label_next('{task}', 'keyed', n := 3, l_id := 'k')"
+        ).fetchall()
+        assert len(found) == 3 and all(k.startswith("k") for (k,) in found)
+
+
+def test_labelled_rows_teach_a_format_that_the_diff_then_shows(
+    con: duckdb.DuckDBPyConnection,
+) -> None:
+    con.execute("""CREATE TABLE drinks AS
+        SELECT i AS id, 'drink ' || i AS name,
+               (i % 5 + 10) || CASE WHEN i % 3 = 0 THEN '' ELSE '.0 oz' END AS size
+        FROM range(60) AS t(i)""")
+    con.sql("""SELECT meld_learn('repair', {'row': d}, {'name': d.name, 'size': (d.id % 5 + 10)::VARCHAR})
+        FROM drinks AS d WHERE id < 12""").fetchall()
+    diff = con.sql(
+        'SELECT id, "column", "old", "new" FROM meld.repairs(\'drinks\') WHERE id >= 12'
+    ).fetchall()
+    assert sorted(diff) == [
+        (i, "size", f"{i % 5 + 10}.0 oz", str(i % 5 + 10)) for i in range(12, 60) if i % 3
+    ]
+    wrong = con.sql("SELECT id FROM meld.find_errors('drinks') WHERE id >= 12").fetchall()
+    assert sorted(i for (i,) in wrong) == [i for i in range(12, 60) if i % 3]
+
+
 def test_pairs_and_cells_to_label(people: duckdb.DuckDBPyConnection) -> None:
     pairs = people.sql("FROM meld.label_next('match', 'people', n := 5)").fetchall()
     assert len(pairs) == 5
