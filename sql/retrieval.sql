@@ -9,7 +9,7 @@ CREATE OR REPLACE MACRO meld.index(t, embed := true) AS TABLE
     SELECT unnest(__meld_result) FROM __meld_done;
 
 CREATE OR REPLACE MACRO meld.block(
-    l, r, k := 10, method := 'lexical', l_id := 'id', r_id := 'id'
+    l, r, k := 10, method := 'ranked', l_id := 'id', r_id := 'id'
 ) AS TABLE
     WITH __meld_l AS MATERIALIZED (
              SELECT list(__meld_row) AS __meld_left FROM query_table(l) AS __meld_row),

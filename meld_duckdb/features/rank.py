@@ -1,24 +1,27 @@
-"""Features that order the candidates of one record: the pair, its tables, and who covers whom.
+"""Order the candidates of one record: by the pair, its tables, and who covers whom.
 
-Unlike the features of a match they know a direction: how much of the record asked about the
-candidate covers, whatever else the candidate adds.
+Unlike the features of a match these know a direction: how much of the record asked about the
+candidate covers, whatever else the candidate adds. The order is linear in them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from meld_duckdb.errors import ArtefactCorrupt
 from meld_duckdb.features import text as tx
 from meld_duckdb.features.context import TableIndex, comparable
-from meld_duckdb.features.match import CONTEXT_FEATURES, FEATURES, PairTables, pair_features
+from meld_duckdb.features.match import PairTables, pair_features, select_features
 from meld_duckdb.features.text import IdfWeights
 from meld_duckdb.records import Record
 
-__all__ = ["RANK_FEATURES", "PairTables", "TableIndex", "less_best_other", "rank_features"]
+__all__ = ["RANK_FEATURES", "Ranker", "TableIndex", "rank_features"]
 
+_DECIMALS = 5  # the sum of a product depends on its order in the last bits
 _DIRECTED = (
     "covered",
     "rarest_uncovered",
@@ -27,12 +30,67 @@ _DIRECTED = (
     "title_rarest_uncovered",
     "title_added",
 )
-_BASE = tuple(
-    name for name in (*FEATURES, *CONTEXT_FEATURES) if not name.startswith(("encoder", "table_enc"))
+_PAIR = (
+    "number_gap_min",
+    "number_gap_max",
+    "text_gram_dice",
+    "text_gram_of_smaller",
+    "title_gram_dice",
+    "title_gram_of_smaller",
+    "text_token_set",
+    "text_token_sort",
+    "title_token_sort",
+    "title_token_set",
+    "text_shared_of_union",
+    "title_shared_of_union",
+    "title_jaccard",
+    "title_digit_share",
+    "title_digit_conflict",
+    "text_digit_share",
+    "title_model_share",
+    "text_model_share",
+    "text_model_conflict",
+    "title_number_share",
+    "title_number_conflict",
+    "table_word_rank_max",
+    "table_gram_rank_max",
+    "table_word_share_of_best_min",
+    "table_gram_share_of_best_min",
+    "table_gram_margin_min",
+    "table_word_margin_min",
 )
-_KEPT = [i for i, n in enumerate((*FEATURES, *CONTEXT_FEATURES)) if n in set(_BASE)]
-RANK_FEATURES: tuple[str, ...] = (*_BASE, *_DIRECTED, "blocking_score")
+RANK_FEATURES: tuple[str, ...] = (*_PAIR, *_DIRECTED, "blocking_score")
 """Names of the columns of `rank_features`."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ranker:
+    """A fitted order: the weighted sum of features, the largest first."""
+
+    weights: np.ndarray
+
+    def scores(self, features: np.ndarray) -> np.ndarray:
+        """Score candidates, float64 [n], rounded; ``features`` as `rank_features` gives them."""
+        return np.asarray(np.round(features.astype(np.float64) @ self.weights, _DECIMALS))
+
+    def to_dict(self) -> dict[str, float]:
+        """Return a form for JSON: feature to weight, six digits."""
+        values = self.weights.tolist()
+        return {n: float(f"{w:.6g}") for n, w in zip(RANK_FEATURES, values, strict=True)}
+
+    @staticmethod
+    def from_dict(data: object) -> Ranker:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            ArtefactCorrupt: If the features are others, or a weight is not a finite number.
+        """
+        if not isinstance(data, Mapping) or set(data) != set(RANK_FEATURES):
+            raise ArtefactCorrupt("the ranker does not weigh the features of this version")
+        values = [data[name] for name in RANK_FEATURES]
+        if not all(isinstance(v, int | float) and math.isfinite(v) for v in values):
+            raise ArtefactCorrupt("a weight of the ranker is not a finite number")
+        return Ranker(np.asarray(values, dtype=np.float64))
 
 
 def rank_features(
@@ -47,7 +105,7 @@ def rank_features(
         score: Blocking scores, [n].
 
     Returns:
-        float32 [n, len(RANK_FEATURES)], NaN where a feature is undefined.
+        float32 [n, len(RANK_FEATURES)], 0 where a feature is undefined.
     """
     if not len(left):
         return np.empty((0, len(RANK_FEATURES)), dtype=np.float32)
@@ -55,37 +113,9 @@ def rank_features(
     pairs = [(a[i], b[j]) for i, j in zip(left.tolist(), right.tolist(), strict=True)]
     context = tables.context_features(np.column_stack([left, right]))
     alone = pair_features(pairs, None, tables.weights)
-    base = np.hstack((alone, context))[:, _KEPT]
+    base = select_features(_PAIR, alone, context)
     directed = _directed(pairs, tables.weights)
-    return np.column_stack([base, directed, score]).astype(np.float32)
-
-
-def less_best_other(values: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """Subtract from each value the largest of the other rows of its group.
-
-    Args:
-        values: float [n, d]; NaN counts as absent.
-        group: Number of the group of each row, [n].
-
-    Returns:
-        float [n, d]; NaN where the value or all others are absent.
-    """
-    if not len(values):
-        return np.empty_like(values)
-    order = np.argsort(group, kind="stable")
-    ordered = np.where(np.isnan(values), -np.inf, values)[order]
-    first = np.r_[True, group[order][1:] != group[order][:-1]]
-    start, member = np.flatnonzero(first), np.cumsum(first) - 1
-    best = np.maximum.reduceat(ordered, start, axis=0)[member]
-    is_best = ordered == best
-    alone = is_best & (np.add.reduceat(is_best.astype(np.int64), start, axis=0)[member] == 1)
-    second = np.maximum.reduceat(np.where(is_best, -np.inf, ordered), start, axis=0)[member]
-    other = np.where(alone, second, best)
-    known = np.isfinite(other) & np.isfinite(ordered)
-    result = np.full_like(values, np.nan)
-    with np.errstate(invalid="ignore"):
-        result[order] = np.where(known, ordered - other, np.nan)
-    return result
+    return np.nan_to_num(np.column_stack([base, directed, score]).astype(np.float32), nan=0.0)
 
 
 class _Preparer:

@@ -70,7 +70,7 @@ class TableHandlers(HandlerBase):
             table_records(left),
             table_records(right),
             whole_number(given, "k", 10),
-            str(given.get("method", "lexical")),
+            str(given.get("method", "ranked")),
             same=given.get("same") is True,
         )
         items = [

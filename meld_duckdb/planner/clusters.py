@@ -45,10 +45,15 @@ def _says_something(record: Record) -> bool:
     return any(not is_key_column(name) for name in record.present)
 
 
-def each_pair_once(candidates: Candidates) -> np.ndarray:
-    """The candidate pairs of one table with itself, each once, the lower position first: [n, 2]."""
+def mutual_pairs(candidates: Candidates) -> np.ndarray:
+    """The pairs of one table of which each row is a candidate of the other: int [n, 2], ordered.
+
+    Each pair is there once, the lower position first. That halves the pairs to be judged; what one
+    side alone proposes is seldom the same entity and often what chains strangers together.
+    """
     both = np.sort(np.column_stack([candidates.left, candidates.right]), axis=1)
-    return np.unique(both, axis=0)
+    pairs, times = np.unique(both, axis=0, return_counts=True)
+    return np.asarray(pairs[times == 2])
 
 
 def in_order_of_nearness(pairs: np.ndarray, n_records: int) -> np.ndarray:
@@ -71,26 +76,85 @@ def in_order_of_nearness(pairs: np.ndarray, n_records: int) -> np.ndarray:
     return np.lexsort((places[:, 0], places[:, 1]))
 
 
-def connect(distinct: Distinct, matches: np.ndarray) -> np.ndarray:
-    """Cluster the rows of a table: rows are together that a chain of matches connects.
+def agreeing_groups(
+    n_records: int, pairs: np.ndarray, probability: np.ndarray, threshold: float, k: int
+) -> np.ndarray:
+    """Group records so that most pairs within a group match.
+
+    Likeliest pairs first, the groups of both records are joined if more than half of the pairs
+    between the groups match. A chain of matches alone joins nothing: variants of a product match
+    their neighbours, and the ends of such a chain are different products. A pair that was
+    not proposed counts as a mismatch, unless the joined group is so large (more than ``k`` records)
+    that its records cannot all be each other's candidates.
+
+    Args:
+        n_records: Number of records.
+        pairs: Candidate pairs, each once, int [n, 2].
+        probability: Of each pair to match.
+        threshold: Probability from which a pair matches.
+        k: Candidates each record had.
+
+    Returns:
+        A number for each record, the same within a group.
+    """
+    group = list(range(n_records))
+    members = [[i] for i in range(n_records)]
+    # Between two groups: [pairs proposed, pairs that match].
+    between: list[dict[int, list[int]]] = [{} for _ in range(n_records)]
+    matching = probability >= threshold
+    for (i, j), is_match in zip(pairs.tolist(), matching.tolist(), strict=True):
+        between[i][j] = between[j][i] = [1, int(is_match)]
+    order = np.lexsort((pairs[:, 1], pairs[:, 0], -np.round(probability, 9)))
+    for i, j in pairs[order[matching[order]]].tolist():
+        a, b = group[i], group[j]
+        if a == b:
+            continue
+        proposed, agreed = between[a][b]
+        size = len(members[a]) * len(members[b])
+        asked = size if len(members[a]) + len(members[b]) <= k else proposed
+        if 2 * agreed > asked:
+            small, large = sorted((a, b), key=lambda g: (len(members[g]), g))
+            _absorb(small, large, group, members, between)
+    return np.asarray(group, dtype=np.int64)
+
+
+def _absorb(
+    small: int,
+    large: int,
+    group: list[int],
+    members: list[list[int]],
+    between: list[dict[int, list[int]]],
+) -> None:
+    """Put one group into another."""
+    for member in members[small]:
+        group[member] = large
+    members[large] += members[small]
+    members[small] = []
+    del between[large][small]
+    for other, (proposed, agreed) in between[small].items():
+        if other == large:
+            continue
+        known = between[large].get(other, (0, 0))
+        counts = [known[0] + proposed, known[1] + agreed]
+        del between[other][small]
+        between[large][other] = between[other][large] = counts
+    between[small] = {}
+
+
+def number_clusters(distinct: Distinct, group: np.ndarray) -> np.ndarray:
+    """Number the clusters of all rows of a table.
 
     Args:
         distinct: The contents of the table.
-        matches: Pairs of positions in ``distinct.records`` that match, int [n, 2].
+        group: A number for each content, the same within a group.
 
     Returns:
         Number of each row's cluster from 0, in the order of the clusters' first rows.
     """
-    from scipy.sparse import csgraph, csr_matrix
-
-    n = len(distinct.records)
-    ones = np.ones(len(matches), dtype=np.int8)
-    graph = csr_matrix((ones, (matches[:, 0], matches[:, 1])), shape=(n, n))
-    of_content = csgraph.connected_components(graph, directed=False)[1] if n else np.empty(0, int)
-    empty = np.flatnonzero(distinct.of_row < 0)
-    cluster = np.empty(len(distinct.of_row), dtype=np.int64)
-    cluster[distinct.of_row >= 0] = of_content[distinct.of_row[distinct.of_row >= 0]]
-    cluster[empty] = n + np.arange(len(empty))
+    told = distinct.of_row >= 0
+    cluster = np.empty(len(told), dtype=np.int64)
+    cluster[told] = group[distinct.of_row[told]]
+    cluster[~told] = len(distinct.records) + np.arange(np.count_nonzero(~told))
     _, first, number = np.unique(cluster, return_index=True, return_inverse=True)
     order = np.empty(len(first), dtype=np.int64)
     order[np.argsort(first)] = np.arange(len(first))

@@ -19,10 +19,11 @@ from meld_duckdb.errors import ConfigError, InputError, unknown_name
 from meld_duckdb.planner.cache import AnswerCache
 from meld_duckdb.planner.cascade import choose_policy
 from meld_duckdb.planner.clusters import (
-    connect,
+    agreeing_groups,
     distinct_contents,
-    each_pair_once,
     in_order_of_nearness,
+    mutual_pairs,
+    number_clusters,
 )
 from meld_duckdb.planner.demonstrations import Demonstrator
 from meld_duckdb.planner.options import Options
@@ -320,21 +321,24 @@ class Session:
         """
         distinct = distinct_contents(records)
         rows = distinct.records
-        pairs = each_pair_once(self.block(rows, rows, k, method, same=True))
+        pairs = mutual_pairs(self.block(rows, rows, k, method, same=True))
         policy = choose_policy("match", self.settings.answer.model, options)
+        answers: list[Answer] = []
         if policy.engine or self.demonstrator.labels("match"):
             answers, outcome = ask_pairs(
                 self.planner, self.tables, "match", rows, rows, pairs.tolist(), options
             )
-            matches = np.array([answer.value == "match" for answer in answers], dtype=bool)
-            return connect(distinct, pairs[matches]), answers, outcome
-        pairs = pairs[in_order_of_nearness(pairs, len(rows))]
-        table = table_digest(rows)
-        with self.tables.lend({table: rows}):
-            matches = self._match.matches(table, pairs, options.threshold)
-        asked = [digest(rows[i].digest, rows[j].digest) for i, j in pairs.tolist()]
-        outcome = Outcome(evaluated=asked, answers=[Answer(tier=0)] * len(asked))
-        return connect(distinct, pairs[matches]), [], outcome
+            likely = np.array([answer.probability or 0.0 for answer in answers])
+        else:
+            pairs = pairs[in_order_of_nearness(pairs, len(rows))]
+            table = table_digest(rows)
+            with self.tables.lend({table: rows}):
+                likely = self._match.probabilities(table, pairs)
+            asked = [digest(rows[i].digest, rows[j].digest) for i, j in pairs.tolist()]
+            outcome = Outcome(evaluated=asked, answers=[Answer(tier=0)] * len(asked))
+        least = self._match.threshold(options)
+        groups = agreeing_groups(len(rows), pairs, likely, least, k)
+        return number_clusters(distinct, groups), answers, outcome
 
     def ask_schemas(
         self, left: Sequence[Record], right: Sequence[Record], options: Options

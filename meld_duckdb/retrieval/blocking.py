@@ -22,7 +22,7 @@ from meld_duckdb.features import text as tx
 from meld_duckdb.features.context import comparable_text
 from meld_duckdb.records import Record
 
-METHODS = ("lexical", "dense", "hybrid")
+METHODS = ("ranked", "lexical", "dense", "hybrid")
 _CELLS = 8_000_000
 _TIE = 1e-13
 

@@ -71,7 +71,7 @@ def test_join_gives_matching_pairs_with_their_probability(
     ("options", "message"),
     [
         ("k := 0", "expected a whole number from 1"),
-        ("method := 'magic'", "expected one of lexical, dense, hybrid"),
+        ("method := 'magic'", "expected one of ranked, lexical, dense, hybrid"),
     ],
 )
 def test_bad_options_are_named(

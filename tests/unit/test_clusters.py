@@ -7,10 +7,11 @@ from scipy import sparse
 from meld_duckdb.features import sparse_top
 from meld_duckdb.features.context import PairTables, TableIndex
 from meld_duckdb.planner.clusters import (
-    connect,
+    agreeing_groups,
     distinct_contents,
-    each_pair_once,
     in_order_of_nearness,
+    mutual_pairs,
+    number_clusters,
 )
 from meld_duckdb.records import make_record
 from meld_duckdb.retrieval.blocking import Candidates
@@ -39,18 +40,37 @@ def test_the_order_of_the_rows_has_no_part_in_the_contents() -> None:
 
 def test_clusters_are_numbered_by_first_row_and_empty_rows_stay_alone() -> None:
     distinct = distinct_contents(ROWS)
-    a, c = distinct.of_row[2], distinct.of_row[5]
-    found = connect(distinct, np.array([[min(a, c), max(a, c)]]))
-    assert found.tolist() == [0, 1, 2, 0, 3, 2]
-    nothing = connect(distinct_contents([]), np.empty((0, 2), dtype=np.int64))
-    assert nothing.tolist() == []
+    a, b, c = (distinct.of_row[i] for i in (2, 0, 5))
+    group = np.empty(3, dtype=np.int64)
+    group[[a, b, c]] = [7, 5, 7]
+    assert number_clusters(distinct, group).tolist() == [0, 1, 2, 0, 3, 2]
+    assert number_clusters(distinct_contents([]), np.empty(0, dtype=np.int64)).tolist() == []
 
 
-def test_a_pair_found_from_both_sides_is_asked_once() -> None:
-    left, right = np.array([0, 1, 2]), np.array([1, 0, 1])
-    found = each_pair_once(Candidates(left, right, np.ones(3, int), np.ones(3)))
+def groups(likely: dict[tuple[int, int], float], n: int, k: int = 10) -> list[set[int]]:
+    pairs = np.array(list(likely), dtype=np.int64).reshape(-1, 2)
+    found = agreeing_groups(n, pairs, np.array(list(likely.values())), 0.5, k)
+    return sorted(({*np.flatnonzero(found == g).tolist()} for g in set(found.tolist())), key=min)
+
+
+def test_a_chain_of_matches_is_cut_at_its_weakest() -> None:
+    assert groups({(0, 1): 0.9, (1, 2): 0.6}, 3) == [{0, 1}, {2}]
+    assert groups({(0, 1): 0.9, (1, 2): 0.6, (0, 2): 0.1}, 3) == [{0, 1}, {2}]
+    assert groups({(0, 1): 0.9, (1, 2): 0.6, (0, 2): 0.7}, 3) == [{0, 1, 2}]
+    assert groups({(0, 1): 0.4}, 2) == [{0}, {1}]
+    assert groups({}, 2) == [{0}, {1}]
+
+
+def test_many_copies_stay_together_though_none_has_all_others_as_candidates() -> None:
+    near = {(i, j): 0.9 for i in range(30) for j in range(i + 1, min(i + 5, 30))}
+    assert groups(near, 30, k=5) == [set(range(30))]
+
+
+def test_a_pair_is_asked_once_and_only_if_both_sides_propose_it() -> None:
+    left, right = np.array([0, 1, 1, 2, 3]), np.array([1, 0, 2, 1, 0])
+    found = mutual_pairs(Candidates(left, right, np.ones(5, int), np.ones(5)))
     assert found.tolist() == [[0, 1], [1, 2]]
-    assert sorted(in_order_of_nearness(found, 3).tolist()) == [0, 1]
+    assert sorted(in_order_of_nearness(found, 4).tolist()) == [0, 1]
 
 
 @pytest.mark.parametrize("own", [False, True])

@@ -12,6 +12,7 @@ from meld_duckdb.features.context import comparable_text
 from meld_duckdb.features.match import Preparer, pair_features, select_features
 from meld_duckdb.features.text import words
 from meld_duckdb.features.trees import TreeEnsemble
+from meld_duckdb.planner.options import Options
 from meld_duckdb.planner.scorers.base import COSINE_DIGITS, Calibrated, Embed, binary_answers
 from meld_duckdb.planner.tables import Context, Tables
 from meld_duckdb.records import Record
@@ -51,35 +52,37 @@ class MatchScorer(Calibrated):
             for answer, (a, b) in zip(answers, pairs, strict=True)
         ]
 
-    def matches(self, table: str, pairs: np.ndarray, threshold: float | None) -> np.ndarray:
-        """Tell which pairs of rows of one table match, as `score` would, many pairs at once.
+    def probabilities(self, table: str, pairs: np.ndarray) -> np.ndarray:
+        """Probabilities that pairs of rows of one table match, as `score`, many pairs at once.
 
         Args:
             table: Digest of the table.
             pairs: Positions in it, int [n, 2]; pairs of the same rows are best near each other.
-            threshold: Probability from which a pair matches; None for the calibrated one.
 
         Returns:
-            bool [n].
+            float64 [n].
         """
-        variant = self.calibration.variant("context")
-        cut = variant.threshold if threshold is None else threshold
+        model = self.calibration.variant("context").model
         tables = self._tables.pair(table, table)
         records, prepare = tables.left.records, Preparer(tables.weights)
-        worded = np.array([_comparable(record) for record in records], dtype=bool)
-        found = np.zeros(len(pairs), dtype=bool)
+        found = np.zeros(len(pairs))
         context = tables.context_features(pairs)
         for start in range(0, len(pairs), _BULK):
             interrupt.check()
-            cut_out = slice(start, start + _BULK)
-            part = [(records[i], records[j]) for i, j in pairs[cut_out].tolist()]
-            alone = pair_features(part, self._cosine(variant.model, part), tables.weights, prepare)
-            rows = select_features(variant.model.features, alone, context[cut_out])
-            found[cut_out] = variant.model.predict(rows) >= cut
+            cut = slice(start, start + _BULK)
+            part = [(records[i], records[j]) for i, j in pairs[cut].tolist()]
+            alone = pair_features(part, self._cosine(model, part), tables.weights, prepare)
+            found[cut] = model.predict(select_features(model.features, alone, context[cut]))
+        worded = np.array([_comparable(record) for record in records], dtype=bool)
         for i in np.flatnonzero(~worded[pairs].all(axis=1)):
             a, b = pairs[i]
-            found[i] = (_by_equality(records[a], records[b]).probability or 0.0) >= cut
+            found[i] = _by_equality(records[a], records[b]).probability or 0.0
         return found
+
+    def threshold(self, options: Options) -> float:
+        """Probability from which pairs of rows of known tables match."""
+        calibrated = self.calibration.variant("context").threshold
+        return calibrated if options.threshold is None else options.threshold
 
     def _at(self, table: str, record: Record) -> int:
         at = self._tables.position(table, record)
