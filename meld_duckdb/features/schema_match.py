@@ -165,6 +165,11 @@ class SchemaContext:
         lefts: Columns of the left schema.
         rights: Columns of the right schema.
         vectors: Digest of a column to its embedded `encoder_text`, L2-normalised; for all or none.
+
+    Attributes:
+        sides: Digests of the distinct columns of either side, in order.
+        columns: Every column by its digest.
+        vectors: The vectors of either side, same order as ``sides``; None without an encoder.
     """
 
     def __init__(
@@ -174,19 +179,22 @@ class SchemaContext:
         vectors: Mapping[str, Matrix] | None = None,
     ) -> None:
         left, right = ({r.digest: r for r in side} for side in (lefts, rights))
+        self.sides = (tuple(left), tuple(right))
         self._left_row = {d: i for i, d in enumerate(left)}
         self._right_row = {d: i for i, d in enumerate(right)}
         self.columns = {d: read_column(r) for d, r in {**left, **right}.items()}
         self.frequency: Counter[str] = Counter()
         for digest in (*left, *right):
             self.frequency.update({*self.columns[digest].name, *self.columns[digest].description})
+        self.vectors: tuple[Matrix, Matrix] | None = None
         self._scores: list[tuple[Any, Any]] = []
         for part in ("table", "everything"):
             lists = [[getattr(self.columns[d], part) for d in side] for side in (left, right)]
             self._scores.append(tfidf_matrices(lists[0], lists[1]))
         if vectors and left and right:
             pair = [np.stack([vectors[d] for d in side]) for side in (left, right)]
-            self._scores.append((pair[0], pair[1]))
+            self.vectors = (pair[0], pair[1])
+            self._scores.append(self.vectors)
         same = list(left) == list(right)
         self._best = [_best_two(a, b, same) for a, b in self._scores[1:]]
 
@@ -202,7 +210,7 @@ class SchemaContext:
             either column is not of the call, or there are no vectors.
         """
         result = np.full((len(pairs), 3 + len(CONTEXT_FEATURES)), np.nan)
-        at = [self._find(a.digest, b.digest) for a, b in pairs]
+        at = [self.find(a.digest, b.digest) for a, b in pairs]
         known = [k for k, found in enumerate(at) if found is not None]
         if not known:
             return result
@@ -217,7 +225,8 @@ class SchemaContext:
             result[known, 4 + 2 * k] = np.maximum(*gaps)
         return np.round(result, 5)  # term order, so the last digits, differ between processes
 
-    def _find(self, a: str, b: str) -> tuple[int, int] | None:
+    def find(self, a: str, b: str) -> tuple[int, int] | None:
+        """Where two columns stand, (left, right), given in either order; None where they do not."""
         for one, two in ((a, b), (b, a)):
             if one in self._left_row and two in self._right_row:
                 return self._left_row[one], self._right_row[two]

@@ -32,11 +32,11 @@ def make_scorers(tables: Tables, embed: Embed, labels: Labels) -> dict[str, Scor
     """
     repairs = TableRepairs(tables, labels)
     return {
-        "match": MatchScorer(tables, embed),
+        "match": MatchScorer(tables, embed, labels),
         "detect_error": DetectErrorScorer(repairs),
         "repair": RepairScorer(repairs),
         "impute": ImputeScorer(tables, labels),
-        "schema_match": SchemaMatchScorer(tables, embed),
+        "schema_match": SchemaMatchScorer(tables, embed, labels),
         "annotate_column": AnnotateColumnScorer(embed, labels),
         "extract_relation": ExtractRelationScorer(embed, labels),
         "link_entity": LinkEntityScorer(tables, embed, labels),

@@ -9,7 +9,6 @@ from typing import Protocol
 import numpy as np
 
 from meld_duckdb.features.load import Calibration, calibration_digest, load_calibration
-from meld_duckdb.features.trees import TreeEnsemble
 from meld_duckdb.planner.tables import Context
 from meld_duckdb.records import digest
 from meld_duckdb.tasks.base import Answer, Demonstration, Evidence, Query
@@ -23,6 +22,18 @@ Labels = Callable[[str], Sequence[Demonstration]]
 REASONS = 3
 COSINE_DIGITS = 5
 """Decimals of a cosine that count: the rest depends on what else is in the encoder's batch."""
+
+
+class Explained(Protocol):
+    """A binary model that can say why."""
+
+    def predict(self, rows: np.ndarray) -> np.ndarray:
+        """Probability of the first label, [n]."""
+        ...
+
+    def explain(self, rows: np.ndarray, most: int) -> list[list[tuple[str, float]]]:
+        """What moved each row most: name and contribution, largest magnitude first."""
+        ...
 
 
 class Scorer(Protocol):
@@ -82,7 +93,7 @@ class Calibrated:
 
 
 def binary_answers(
-    model: TreeEnsemble, threshold: float, rows: np.ndarray, labels: tuple[str, str]
+    model: Explained, threshold: float, rows: np.ndarray, labels: tuple[str, str]
 ) -> list[Answer]:
     """Answer a binary task from feature rows: probability, and what spoke for it most."""
     return [

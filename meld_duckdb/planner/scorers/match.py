@@ -2,55 +2,114 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 import numpy as np
 
 from meld_duckdb import interrupt
 from meld_duckdb.errors import ArtefactCorrupt
+from meld_duckdb.features.blend import enough
 from meld_duckdb.features.context import comparable_text
+from meld_duckdb.features.load import Variant
 from meld_duckdb.features.match import Preparer, pair_features, select_features
+from meld_duckdb.features.match_fit import FittedMatcher
 from meld_duckdb.features.text import words
 from meld_duckdb.features.trees import TreeEnsemble
 from meld_duckdb.planner.options import Options
-from meld_duckdb.planner.scorers.base import COSINE_DIGITS, Calibrated, Embed, binary_answers
+from meld_duckdb.planner.scorers.base import (
+    COSINE_DIGITS,
+    Calibrated,
+    Embed,
+    Labels,
+    binary_answers,
+)
+from meld_duckdb.planner.scorers.learned import MOST_LABELS, Fits, Key
 from meld_duckdb.planner.tables import Context, Tables
 from meld_duckdb.records import Record
-from meld_duckdb.tasks.base import Answer, Evidence, Query
+from meld_duckdb.tasks.base import Answer, Demonstration, Evidence, Query
 from meld_duckdb.tasks.serialise import embedding_text
 
 _SURE = 0.95
 _BULK = 4096
+_SAID = ("match", "mismatch")
+
+Pair = tuple[Record, Record]
 
 
 class MatchScorer(Calibrated):
-    """EM by `features.match`; a record without any value matches nothing."""
+    """EM by `features.match`; a record without any value matches nothing.
+
+    Labels correct the shipped model for pairs of the tables they are from or, where no tables are
+    known, for pairs of records with the same columns.
+    """
 
     task = "match"
-    version = 2
+    version = 3
 
-    def __init__(self, tables: Tables, embed: Embed) -> None:
+    def __init__(self, tables: Tables, embed: Embed, labels: Labels | None = None) -> None:
         self._tables = tables
         self._embed = embed
+        self._fits = Fits(lambda: labels(self.task) if labels else (), self._fit)
 
     def score(self, queries: Sequence[Query], context: Context) -> list[Answer | None]:
         """Score pairs; see `Scorer.score`."""
         pairs = [(q.records[0], q.records[1]) for q in queries]
-        variant = self.calibration.variant("context" if context else "pair")
-        wanted = variant.model.features
-        cosine = self._cosine(variant.model, pairs)
-        if context:
-            tables = self._tables.pair(context[0], context[1])
-            at = [(self._at(context[0], a), self._at(context[1], b)) for a, b in pairs]
-            alone = pair_features(pairs, cosine, tables.weights)
-            rows = select_features(wanted, alone, tables.context_features(at))
-        else:
-            rows = select_features(wanted, pair_features(pairs, cosine, self.calibration.words))
-        answers = binary_answers(variant.model, variant.threshold, rows, ("match", "mismatch"))
-        return [
-            answer if _comparable(a) and _comparable(b) else _by_equality(a, b)
-            for answer, (a, b) in zip(answers, pairs, strict=True)
-        ]
+        rows = self._rows(pairs, context)
+        answers: list[Answer | None] = [None] * len(queries)
+        groups: dict[Key, list[int]] = {}
+        for i, pair in enumerate(pairs):
+            groups.setdefault(_key(pair, context), []).append(i)
+        for key, positions in groups.items():
+            for i, answer in zip(positions, self._answer(key, rows[positions]), strict=True):
+                a, b = pairs[i]
+                answers[i] = answer if _comparable(a) and _comparable(b) else _by_equality(a, b)
+        return answers
+
+    def _answer(self, key: Key, rows: np.ndarray) -> list[Answer]:
+        fitted = self._fits.get(key)
+        if fitted is not None:
+            return binary_answers(fitted, fitted.threshold, rows, _SAID)
+        variant = self._variant(bool(key[0]))
+        return binary_answers(variant.model, variant.threshold, rows, _SAID)
+
+    def _variant(self, with_tables: bool) -> Variant:
+        return self.calibration.variant("context" if with_tables else "pair")
+
+    def _rows(self, pairs: Sequence[Pair], context: Context) -> np.ndarray:
+        model = self._variant(bool(context)).model
+        cosine = self._cosine(model, pairs)
+        if not context:
+            alone = pair_features(pairs, cosine, self.calibration.words)
+            return select_features(model.features, alone)
+        tables = self._tables.pair(context[0], context[1])
+        at = [(self._at(context[0], a), self._at(context[1], b)) for a, b in pairs]
+        alone = pair_features(pairs, cosine, tables.weights)
+        return select_features(model.features, alone, tables.context_features(at))
+
+    def _fit(self, key: Key, labels: Sequence[Demonstration]) -> FittedMatcher | None:
+        context = tuple(sorted(key)) if key[0] else ()
+        found: list[tuple[Pair, bool]] = []
+        for label in labels[:MOST_LABELS]:
+            pair = self._placed((label.query.records[0], label.query.records[1]), key)
+            if pair is not None and all(_comparable(record) for record in pair):
+                found.append((pair, label.answer == _SAID[0]))
+        matches = np.array([answer for _, answer in found], dtype=bool)
+        if not enough(matches):
+            return None
+        rows = self._rows([pair for pair, _ in found], context)
+        return FittedMatcher(rows, matches, self._variant(bool(context)).model)
+
+    def _placed(self, pair: Pair, key: Key) -> Pair | None:
+        """A labelled pair in the order of a key's tables; None if it belongs to other pairs."""
+        if not key[0]:
+            return pair if _key(pair, ()) == key else None
+        left, right = key
+        for a, b in (pair, pair[::-1]):
+            places = self._tables.position(left, a), self._tables.position(right, b)
+            if None not in places:
+                return a, b
+        return None
 
     def probabilities(self, table: str, pairs: np.ndarray) -> np.ndarray:
         """Probabilities that pairs of rows of one table match, as `score`, many pairs at once.
@@ -103,6 +162,16 @@ class MatchScorer(Calibrated):
         )
         cosines: np.ndarray = np.einsum("ij,ij->i", left, right).round(COSINE_DIGITS)
         return cosines
+
+
+def _key(pair: Pair, context: Context) -> Key:
+    """What pairs have in common that labels of one say something about the others.
+
+    It is their two tables, in one order, or the names of their columns after an empty text.
+    """
+    if context:
+        return tuple(sorted(context))
+    return ("", *sorted(json.dumps(sorted(record.fields)) for record in pair))
 
 
 def _comparable(record: Record) -> bool:
