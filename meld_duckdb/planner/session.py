@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -111,17 +111,18 @@ class Session:
         self.demonstrator = Demonstrator(
             settings.answer, self.catalogue, lambda: self.store, lambda: self.encoder
         )
-        self._match = MatchScorer(self.tables, lambda texts: self.encoder.encode(texts))  # noqa: PLW0108
+        scorers = make_scorers(
+            self.tables,
+            lambda texts: self.encoder.encode(texts),  # noqa: PLW0108  (loads it late)
+            self.demonstrator.labelled,
+        )
+        self._match = cast(MatchScorer, scorers["match"])
         self.planner = Planner(
             Resources(
                 settings=settings.answer,
                 cache=AnswerCache(self._workspace.cache_path) if settings.cache else None,
                 tables=self.tables,
-                scorers=make_scorers(
-                    self.tables,
-                    lambda texts: self.encoder.encode(texts),  # noqa: PLW0108  (loads it late)
-                    self.demonstrator.labelled,
-                ),
+                scorers=scorers,
                 demonstrator=self.demonstrator,
                 backend=lambda: self.backend,
                 backend_digest=self._backend_digest,
@@ -324,6 +325,7 @@ class Session:
         pairs = mutual_pairs(self.block(rows, rows, k, method, same=True))
         policy = choose_policy("match", self.settings.answer.model, options)
         answers: list[Answer] = []
+        table = table_digest(rows)
         if policy.engine or self.demonstrator.labels("match"):
             answers, outcome = ask_pairs(
                 self.planner, self.tables, "match", rows, rows, pairs.tolist(), options
@@ -331,12 +333,12 @@ class Session:
             likely = np.array([answer.probability or 0.0 for answer in answers])
         else:
             pairs = pairs[in_order_of_nearness(pairs, len(rows))]
-            table = table_digest(rows)
             with self.tables.lend({table: rows}):
                 likely = self._match.probabilities(table, pairs)
             asked = [digest(rows[i].digest, rows[j].digest) for i, j in pairs.tolist()]
             outcome = Outcome(evaluated=asked, answers=[Answer(tier=0)] * len(asked))
-        least = self._match.threshold(options)
+        with self.tables.lend({table: rows}):
+            least = self._match.threshold(table, options)
         groups = agreeing_groups(len(rows), pairs, likely, least, k)
         return number_clusters(distinct, groups), answers, outcome
 

@@ -103,3 +103,19 @@ def test_labelled_columns_speak_for_other_columns(con: duckdb.DuckDBPyConnection
     assert {(c, table): said for c, table, said in rows} == {
         (c, table): (c, table) == ("d2", "a0") for c in ("d2", "d8") for table in ("a0", "a1", "a2")
     }
+
+
+def test_dedupe_cuts_where_the_fitted_model_cuts(shop: duckdb.DuckDBPyConnection) -> None:
+    shop.execute(
+        """CREATE TABLE pool AS SELECT id, name FROM l
+           UNION ALL SELECT id + 100, name FROM r"""
+    )
+    pairs = f"""SELECT count(*) FROM meld.dedupe('pool') AS x JOIN meld.dedupe('pool') AS y
+                USING (cluster_id) WHERE y.id = x.id + 100 AND x.id >= {N}"""
+    assert shop.sql(pairs).fetchall() == [(N,)]
+    shop.sql(
+        f"""SELECT meld_learn('match', {{'a': a, 'b': b}}, abs(a.id - b.id) <> 100)
+            FROM pool AS a JOIN pool AS b ON b.id > a.id AND b.id - a.id IN (1, 100, 101)
+            WHERE a.id % 100 < {N} AND b.id % 100 < {N}"""
+    ).fetchall()
+    assert shop.sql(pairs).fetchall() == [(0,)]

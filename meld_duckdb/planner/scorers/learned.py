@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
@@ -18,7 +19,7 @@ Key = tuple[str, ...]
 
 
 class Fits(Generic[_T]):
-    """One fit per key, for example per table context.
+    """One fit per key, for example per table context. Safe for threads: one fits, others wait.
 
     Args:
         labels: All labels of the task; the same sequence object as long as they are unchanged.
@@ -33,6 +34,7 @@ class Fits(Generic[_T]):
         self._labels = labels
         self._build = build
         self._fitted_to: Sequence[Demonstration] = ()
+        self._lock = threading.Lock()
         self._kept: OrderedDict[Key, _T | None] = OrderedDict()
 
     def get(self, key: Key) -> _T | None:
@@ -40,12 +42,13 @@ class Fits(Generic[_T]):
         labels = self._labels()
         if not labels:
             return None
-        if labels is not self._fitted_to:
-            self._fitted_to = labels
-            self._kept.clear()
-        if key not in self._kept:
-            self._kept[key] = self._build(key, labels)
-            while len(self._kept) > _KEPT:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(key)
-        return self._kept[key]
+        with self._lock:
+            if labels is not self._fitted_to:
+                self._fitted_to = labels
+                self._kept.clear()
+            if key not in self._kept:
+                self._kept[key] = self._build(key, labels)
+                while len(self._kept) > _KEPT:
+                    self._kept.popitem(last=False)
+            self._kept.move_to_end(key)
+            return self._kept[key]

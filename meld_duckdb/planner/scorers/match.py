@@ -47,10 +47,10 @@ class MatchScorer(Calibrated):
     task = "match"
     version = 3
 
-    def __init__(self, tables: Tables, embed: Embed, labels: Labels | None = None) -> None:
+    def __init__(self, tables: Tables, embed: Embed, labels: Labels) -> None:
         self._tables = tables
         self._embed = embed
-        self._fits = Fits(lambda: labels(self.task) if labels else (), self._fit)
+        self._fits = Fits(lambda: labels(self.task), self._fit)
 
     def score(self, queries: Sequence[Query], context: Context) -> list[Answer | None]:
         """Score pairs; see `Scorer.score`."""
@@ -112,7 +112,7 @@ class MatchScorer(Calibrated):
         return None
 
     def probabilities(self, table: str, pairs: np.ndarray) -> np.ndarray:
-        """Probabilities that pairs of rows of one table match, as `score`, many pairs at once.
+        """Probabilities that pairs of rows of one table match, as `score` without labels, in bulk.
 
         Args:
             table: Digest of the table.
@@ -138,10 +138,12 @@ class MatchScorer(Calibrated):
             found[i] = _by_equality(records[a], records[b]).probability or 0.0
         return found
 
-    def threshold(self, options: Options) -> float:
-        """Probability from which pairs of rows of known tables match."""
-        calibrated = self.calibration.variant("context").threshold
-        return calibrated if options.threshold is None else options.threshold
+    def threshold(self, table: str, options: Options) -> float:
+        """Probability from which pairs of rows of one table match, given by its digest."""
+        if options.threshold is not None:
+            return options.threshold
+        fitted = self._fits.get((table, table))
+        return self._variant(True).threshold if fitted is None else fitted.threshold
 
     def _at(self, table: str, record: Record) -> int:
         at = self._tables.position(table, record)
