@@ -49,6 +49,6 @@ CREATE OR REPLACE MACRO meld.join(
 COMMENT ON MACRO TABLE meld.index IS
     'Index a table by name: its rows become context and candidates of the other functions.';
 COMMENT ON MACRO TABLE meld.block IS
-    'The k most similar rows of table r for every row of table l: l_id, r_id, rank, score.';
+    'The k rows of table r most likely the same as each row of table l: l_id, r_id, rank, score (similarity). method: ranked (by a fitted order; up to 300,000 candidate pairs, beyond that as lexical), lexical, dense or hybrid.';
 COMMENT ON MACRO TABLE meld.join IS
     'Pairs of rows that match: l_id, r_id, probability, tier, blocking_score.';

@@ -144,6 +144,6 @@ COMMENT ON MACRO TABLE meld.repairs IS
 COMMENT ON MACRO TABLE meld.impute_nulls IS
     'Cells of a table without a value: id, column, value, probability, tier, evidence, error.';
 COMMENT ON MACRO TABLE meld.dedupe IS
-    'Every row with the cluster of rows that describe the same entity: id, cluster_id (the least id of the cluster), cluster_size.';
+    'Every row with the cluster of rows that describe the same entity: id, cluster_id (the least id of the cluster), cluster_size. Rows are together where most pairs of a cluster match.';
 COMMENT ON MACRO TABLE meld.match_schemas IS
     'The k likeliest columns of r for every column of l, both a database, schema or table: l_table, l_column, r_table, r_column, rank, probability, matches, evidence.';
