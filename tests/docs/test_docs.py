@@ -131,7 +131,7 @@ def test_the_version_is_one_fact() -> None:
 def test_modules_run_as_documented() -> None:
     notes = "".join(p.read_text("utf-8") for p in (ROOT / "docs" / "design").glob("*.md"))
     modules = set(re.findall(r"python -m (meld_duckdb\.train\.\w+)", notes))
-    assert len(modules) == 5
+    assert len(modules) == 7
     for module in modules:
         done = subprocess.run(
             [sys.executable, "-m", module, "--help"], capture_output=True, check=False
