@@ -42,6 +42,7 @@ FEATURES: tuple[str, ...] = (
     "program same value",
     "program same format",
     "program same rest",
+    "program same range",
     "program anywhere",
     "program",
     "dependency share",
@@ -61,7 +62,9 @@ FEATURES: tuple[str, ...] = (
 OTHER = "\0other"
 """Stands for a right value that is none of the candidates."""
 
+_ALIKE = ("same value", "same format", "same rest", "same range", "anywhere")
 _AT = {name: i for i, name in enumerate(FEATURES)}
+_PROGRAM = tuple(f"program {how}" for how in _ALIKE)
 _NEAR = 0.8
 _SPELLINGS = 2
 _MANY = 2048
@@ -160,8 +163,7 @@ class ColumnRepairs:
         last[_AT["other in wrong format"]] = -min(odds[1], 0.0)
 
     def _describe_program(self, line: FloatArray, found: Sequence[Evidence]) -> None:
-        names = ("program same value", "program same format", "program same rest")
-        for name, evidence in zip((*names, "program anywhere"), found, strict=True):
+        for name, evidence in zip(_PROGRAM, found, strict=True):
             line[_AT[name]] = evidence.log_odds
         line[_AT["program"]] = 1.0
 

@@ -15,6 +15,7 @@ from functools import cached_property
 from rapidfuzz.distance import Levenshtein
 
 from meld_duckdb.features.programs import TEXT_LIMIT, Program, dropped, learn, run, signature
+from meld_duckdb.features.ranges import Split, learn_split
 from meld_duckdb.records import Record
 
 _SOURCES = 16
@@ -67,11 +68,28 @@ class _Rule:
         other = record.fields.get(self.source) or ""
         return run(self.program, other) if not text and other else None
 
-    def keys(self, record: Record, text: str) -> tuple[Hashable, ...]:
-        """What must be alike: value, format, the part left out, nothing."""
-        read = text if self.source is None else record.fields.get(self.source) or ""
-        own = ("value", text if self.source is None else read)
-        return (own, ("format", signature(read)), ("rest", dropped(self.program, read)), None)
+    def read(self, record: Record, text: str) -> str:
+        """What the program reads."""
+        return text if self.source is None else record.fields.get(self.source) or ""
+
+    def keys(self, read: str, split: Split | None) -> tuple[Hashable, ...]:
+        """What must be alike: value, format, the part left out, the range of numbers, nothing."""
+        return (
+            ("value", read),
+            ("format", signature(read)),
+            ("rest", dropped(self.program, read)),
+            ("range", split.leaf(read) if split is not None else ()),
+            None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Learned:
+    """A rule with the ranges of numbers where it holds, and how often labels agree."""
+
+    rule: _Rule
+    split: Split | None
+    counts: _Counts
 
 
 class ColumnLabels:
@@ -95,7 +113,7 @@ class ColumnLabels:
         for label in labels:
             for key in _kept_keys(label.text):
                 self._kept.add(key, label.record.digest, agrees=not label.wrong)
-        self._rules = [(rule, self._count(rule)) for rule in self._learned(others)]
+        self._rules = [self._count(rule) for rule in self._learned(others)]
 
     def kept(self, text: str, skip: str | None) -> list[Evidence]:
         """How often a like value was right: the same value, format, column."""
@@ -110,17 +128,18 @@ class ColumnLabels:
             skip: Digest of a labelled row that does not count.
 
         Returns:
-            Output to the evidence by value, format, rest, anywhere; rules that no other label
-            supports are left out.
+            Output to the evidence by value, format, rest, range, anywhere; rules that no other
+            label supports are left out.
         """
         found: dict[str, list[Evidence]] = {}
         if len(text) >= TEXT_LIMIT:
             return found
-        for rule, counts in self._rules:
-            output = rule.apply(record, text)
+        for learned in self._rules:
+            output = learned.rule.apply(record, text)
             if output is None or output == text:
                 continue
-            evidence = [counts.get(key, skip) for key in rule.keys(record, text)]
+            keys = learned.rule.keys(learned.rule.read(record, text), learned.split)
+            evidence = [learned.counts.get(key, skip) for key in keys]
             if not evidence[-1].agree:
                 continue
             known = found.get(output)
@@ -155,16 +174,19 @@ class ColumnLabels:
             rules += [_Rule(p, name) for p in programs if any(q.kind != "text" for q in p)]
         return rules
 
-    def _count(self, rule: _Rule) -> _Counts:
-        counts = _Counts()
+    def _count(self, rule: _Rule) -> _Learned:
+        applied: list[tuple[CellLabel, str, bool]] = []
         for label in self._labels:
             output = rule.apply(label.record, label.text)
-            if output is None:
-                continue
-            agrees = output == label.right if label.right is not None else label.wrong
-            for key in rule.keys(label.record, label.text):
+            if output is not None:
+                agrees = output == label.right if label.right is not None else label.wrong
+                applied.append((label, rule.read(label.record, label.text), agrees))
+        split = learn_split([read for _, read, _ in applied], [agrees for *_, agrees in applied])
+        counts = _Counts()
+        for label, read, agrees in applied:
+            for key in rule.keys(read, split):
                 counts.add(key, label.record.digest, agrees=agrees)
-        return counts
+        return _Learned(rule, split, counts)
 
 
 class _Counts:

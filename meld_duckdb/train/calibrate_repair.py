@@ -1,8 +1,8 @@
 """Fit the weights that repair starts from, on synthetic errors in clean public tables.
 
 Tables and random errors are those of `train.calibrate_detect_error`; added are systematic
-errors: one rule per column that hits a good part of it, as a change of format or a merged field does. No
-labelled error of a benchmark is used. The command prints the weights, which stand rounded in
+errors: one rule per column that hits a good part of it, as a change of format or a merged field
+does. No labelled error of a benchmark is used. The command prints the weights, which stand rounded in
 `features.repair_fit.PRIOR`.
 
     python -m meld_duckdb.train.calibrate_repair --data DIR
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -35,15 +36,18 @@ LABELLED = (0, 10, 20, 20, 40)
 
 MAX_TABLE = 500
 ROUNDS = 6
-MAX_ASKED = 120
+TURNS = 3
+"""Times all tables are corrupted anew: with fewer, the weights hang on the draw."""
+
+MAX_ASKED = 80
 """Rows of a table that are asked about."""
 
 _SUPPORT = ("right ", "wrong ", "program ", "odd ", "usual ")
 """Features that may only speak for what they stand for."""
 
-_LOWER = np.array(
-    [0.0 if name.startswith(_SUPPORT) else -np.inf for name in FEATURES]
-)
+_LOWER = np.array([0.0 if name.startswith(_SUPPORT) else -np.inf for name in FEATURES])
+
+_NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 
 Rule = Callable[[Row, str, random.Random], str]
 
@@ -88,21 +92,35 @@ def _rules(column: str, rng: random.Random) -> Rule:
 
 
 def systematic(rows: list[Row], clean: Sequence[Row], rng: random.Random) -> None:
-    """Put a systematic error into some columns, in place."""
+    """Put a systematic error into some columns, in place; some only hit a range of numbers."""
     names = list(rows[0])
     for column in names:
         draw = rng.random()
         share = rng.choice((0.1, 0.3, 0.6, 0.9, 1.0))
         if draw < 0.25:
-            rule = _rules(column, rng)
+            rule, hits = _rules(column, rng), _range(clean, column, rng)
             for row, right in zip(rows, clean, strict=True):
-                if right[column] and rng.random() < share:
+                if right[column] and rng.random() < share and hits(right[column]):
                     row[column] = rule(right, column, rng)
         elif draw < 0.33 and len(names) > 1:
             other = rng.choice([n for n in names if n != column])
             for row, right in zip(rows, clean, strict=True):
                 if right[column] and right[other] and rng.random() < share / 3:
                     row[column], row[other] = f"{right[column]} {right[other]}", ""
+
+
+def _range(clean: Sequence[Row], column: str, rng: random.Random) -> Callable[[str], bool]:
+    """Which values of a column a rule hits: all, or those on one side of a number."""
+    numbers = sorted(x for row in clean if (x := _first_number(row[column])) is not None)
+    if rng.random() < 0.5 or len(numbers) < len(clean) // 2:
+        return lambda text: True
+    cut, above = numbers[int(len(numbers) * rng.uniform(0.2, 0.8))], rng.random() < 0.5
+    return lambda text: ((_first_number(text) or 0.0) > cut) == above
+
+
+def _first_number(text: str) -> float | None:
+    found = _NUMBER.search(text)
+    return float(found[0]) if found else None
 
 
 def examples(
@@ -152,9 +170,10 @@ def main() -> None:
     start = np.array([PRIOR[f] for f in FEATURES])
     questions: list[Question] = []
     right: list[int] = []
-    for _, _, found, answers in examples(tables, SEED):
-        questions += found
-        right += answers
+    for turn in range(TURNS):
+        for _, _, found, answers in examples(tables, SEED + turn):
+            questions += found
+            right += answers
     weights = fit_weights([q.features for q in questions], right, start, _LOWER)
     for name, weight in zip(FEATURES, weights.tolist(), strict=True):
         sys.stdout.write(f'    "{name}": {round(weight, 2)},\n')

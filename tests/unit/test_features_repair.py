@@ -67,8 +67,28 @@ def test_a_blank_is_filled_from_another_column_where_labels_do_so() -> None:
     rows = [make_record({"city": f"{c} {s}", "state": ""}) for c, s in
             [("Denver", "CO"), ("Austin", "TX"), ("San Diego", "CA")]]  # fmt: skip
     given = [CellLabel(rows[0], "", "CO", True), CellLabel(rows[1], "", "TX", True)]
-    found = ColumnLabels("state", given, lambda column: ["San Diego CA"]).rewritten(rows[2], "", None)
+    found = ColumnLabels("state", given, lambda column: ["San Diego CA"]).rewritten(
+        rows[2], "", None
+    )
     assert found["CA"][-1].agree == 2
+
+
+def test_a_rule_holds_within_the_range_of_numbers_that_labels_show() -> None:
+    rows = [
+        make_record({"date": f"{i % 9 + 1}/1/{y:02d}"}) for i in range(3) for y in range(0, 99, 7)
+    ]
+    given = []
+    for row in rows[:28]:
+        text = row.fields["date"] or ""
+        month, day, year = text.split("/")
+        turned = f"{day}/{int(year)}/{int(month):02d}"
+        wrong = int(year) < 40
+        given.append(CellLabel(row, text, turned if wrong else text, wrong))
+    labels = ColumnLabels("date", given)
+    in_range = max(labels.rewritten(rows[0], "5/1/12", None).values(), key=lambda e: e[3].agree)[3]
+    outside = max(labels.rewritten(rows[0], "5/1/80", None).values(), key=lambda e: e[3].total)[3]
+    assert in_range.agree == in_range.total > 5
+    assert outside.agree == 0 < outside.total
 
 
 def test_letters_that_stood_for_others_are_known() -> None:
