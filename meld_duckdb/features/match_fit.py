@@ -1,6 +1,6 @@
 """Entity matching that has learned from labelled pairs: the shipped model, corrected by them.
 
-Three members (`features.blend`): the shipped model as it is, a strongly regularised regression and
+Three members (`features.fit_blend`): the shipped model as it is, a strongly regularised regression and
 a forest over the same features, both of which see the shipped log-odds too.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from meld_duckdb.features.blend import Blend, BoolArray, Filler, Fit, Forest, LastColumn, Linear
+from meld_duckdb.features.fit_blend import Blend, BoolArray, Filler, Fit, Forest, LastColumn, Linear
 from meld_duckdb.features.trees import TreeEnsemble
 
 _STRENGTH = 0.01
@@ -30,7 +30,7 @@ class FittedMatcher:
 
     Args:
         rows: The features the shipped model was fitted on, [n, len(shipped.features)].
-        matches: Whether each pair matches, bool [n]; see `blend.enough`.
+        matches: Whether each pair matches, bool [n]; see `fit_blend.enough`.
         shipped: The shipped model.
     """
 

@@ -12,7 +12,15 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from meld_duckdb.features.blend import Blend, BoolArray, Filler, Fit, FloatArray, Forest, LastColumn
+from meld_duckdb.features.fit_blend import (
+    Blend,
+    BoolArray,
+    Filler,
+    Fit,
+    FloatArray,
+    Forest,
+    LastColumn,
+)
 from meld_duckdb.features.schema_match import SchemaContext
 from meld_duckdb.features.trees import TreeEnsemble
 from meld_duckdb.records import Record
@@ -131,7 +139,7 @@ class FittedSchemaMatcher:
         context: The two schemas, with vectors.
         pairs: The labelled pairs; both columns of each are of the two schemas.
         rows: Their features, as the shipped model reads them.
-        matches: Whether they match, bool [n]; see `blend.enough`.
+        matches: Whether they match, bool [n]; see `fit_blend.enough`.
         shipped: The shipped model.
     """
 

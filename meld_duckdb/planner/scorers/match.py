@@ -9,8 +9,8 @@ import numpy as np
 
 from meld_duckdb import interrupt
 from meld_duckdb.errors import ArtefactCorrupt
-from meld_duckdb.features.blend import enough
 from meld_duckdb.features.context import comparable_text
+from meld_duckdb.features.fit_blend import enough
 from meld_duckdb.features.load import Variant
 from meld_duckdb.features.match import Preparer, pair_features, select_features
 from meld_duckdb.features.match_fit import FittedMatcher

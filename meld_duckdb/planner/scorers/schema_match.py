@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from meld_duckdb.features import schema_match
-from meld_duckdb.features.blend import enough
+from meld_duckdb.features.fit_blend import enough
 from meld_duckdb.features.schema_labels import FittedSchemaMatcher
 from meld_duckdb.planner.scorers.base import (
     COSINE_DIGITS,

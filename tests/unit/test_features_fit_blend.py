@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from meld_duckdb.features.blend import (
+from meld_duckdb.features.fit_blend import (
     Blend,
     Filler,
     Forest,
