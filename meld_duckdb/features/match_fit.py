@@ -1,7 +1,7 @@
 """Entity matching that has learned from labelled pairs: the shipped model, corrected by them.
 
-Three members (`features.fit_blend`): the shipped model as it is, a strongly regularised regression and
-a forest over the same features, both of which see the shipped log-odds too.
+Three members (`features.fit_blend`): the shipped model as it is, a strongly regularised regression
+and a forest over the same features, both of which see the shipped log-odds too.
 """
 
 from __future__ import annotations
