@@ -1,8 +1,8 @@
 """Fit the weights that repair starts from, on synthetic errors in clean public tables.
 
-Tables and random errors are those of `train.calibrate_detect_error`; added are systematic
-errors: one rule per column that hits a good part of it, as a change of format or a merged field
-does. No labelled error of a benchmark is used. The command prints the weights, which stand rounded in
+Tables and random errors are those of `train.calibrate_detect_error`; added are systematic errors:
+one rule per column that hits a good part of it, as a change of format or a merged field does. No
+labelled error of a benchmark is used. The command prints the weights, which stand rounded in
 `features.repair_fit.PRIOR`.
 
     python -m meld_duckdb.train.calibrate_repair --data DIR

@@ -14,6 +14,7 @@ from meld_duckdb.retrieval.catalogue import Catalogue
 from meld_duckdb.tasks.base import Query
 from tests.scripted import HashingEncoder
 
+TASKS = ["match", "schema_match", "detect_error", "repair", "impute"]
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 LEFT = [
     make_record({"id": i, "title": f"{brand} {kind} {1000 + 37 * i}", "brand": brand})
@@ -48,7 +49,7 @@ def answers(task: str, folder: Path) -> dict[str, object]:
     return {"digest": scorer.digest, "answers": found}
 
 
-@pytest.mark.parametrize("task", ["match", "schema_match", "detect_error", "impute"])
+@pytest.mark.parametrize("task", TASKS)
 def test_answers_change_only_with_the_digest(task: str, tmp_path: Path) -> None:
     """Other answers need another scorer version or calibration: cached ones came from these.
 
@@ -76,7 +77,7 @@ def test_swapped_pairs_score_alike(tmp_path: Path) -> None:
         assert one == two
 
 
-@pytest.mark.parametrize("task", ["match", "schema_match", "detect_error", "impute"])
+@pytest.mark.parametrize("task", TASKS)
 def test_an_answer_does_not_depend_on_its_batch(task: str, tmp_path: Path) -> None:
     rows = {"left": LEFT, "right": RIGHT}
     tables = Tables(Catalogue(tmp_path / "c.sqlite"), lambda digest: rows[digest])
