@@ -42,7 +42,7 @@ def test_weights_follow_the_labels_and_stay_in_bounds() -> None:
     # The first feature marks the right option in three of four questions, the second never.
     one = np.array([[1.0, 0.0], [0.0, 1.0]])
     prior = np.zeros(2)
-    found = fit_weights([one] * 8, [0, 0, 0, 1] * 2, prior, np.zeros(2))
+    found = fit_weights([one] * 400, [0, 0, 0, 1] * 100, prior, np.zeros(2))
     assert found[0] > 0.5
     assert found[1] == 0.0
     assert probabilities(one, found)[0] == pytest.approx(0.75, abs=0.03)
