@@ -142,11 +142,11 @@ class LocalService:
         return found, answers
 
     def dedupe(
-        self, records: Sequence[Record], k: int, method: str, options: Options
+        self, records: Sequence[Record], k: int, method: str, linkage: str, options: Options
     ) -> np.ndarray:
         """Cluster the rows of a table: the number of each row's cluster, from 0 by first row."""
         started = time.perf_counter()
-        clusters, answers, outcome = self.session.dedupe(records, k, method, options)
+        clusters, answers, outcome = self.session.dedupe(records, k, method, linkage, options)
         n_pairs = len(outcome.evaluated) + len(outcome.cached)
         self._count("meld.dedupe", n_pairs, outcome, time.perf_counter() - started)
         failures = [("", answer.error) for answer in answers if answer.error]

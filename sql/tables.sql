@@ -56,14 +56,15 @@ CREATE OR REPLACE MACRO meld.impute_nulls(
     FROM __meld_cells, __meld_rows;
 
 CREATE OR REPLACE MACRO meld.dedupe(
-    t, k := 10, threshold := NULL, method := 'lexical', tier := NULL, on_error := NULL, id := 'id'
+    t, k := 10, threshold := NULL, method := 'lexical', linkage := 'majority', tier := NULL,
+    on_error := NULL, id := 'id'
 ) AS TABLE
     WITH __meld_rows AS MATERIALIZED (
              SELECT list(__meld_row) AS __meld_list FROM query_table(t) AS __meld_row),
          __meld_members AS MATERIALIZED (
              SELECT unnest(__meld_dedupe(t, __meld_list, {
-                 'k': k, 'method': method, 'threshold': threshold, 'tier': tier,
-                 'on_error': on_error})) AS __meld_member,
+                 'k': k, 'method': method, 'linkage': linkage, 'threshold': threshold,
+                 'tier': tier, 'on_error': on_error})) AS __meld_member,
                  unnest(__meld_list) AS __meld_row
              FROM __meld_rows),
          -- The rows are unnested beside the answers, which are in their order: a window over the

@@ -113,6 +113,7 @@ class TableHandlers(HandlerBase):
             table_records(rows),
             whole_number(given, "k", 10),
             str(given.get("method", "lexical")),
+            str(given.get("linkage", "majority")),
             self._match_options(given),
         )
         sizes = np.bincount(clusters)

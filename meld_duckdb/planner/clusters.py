@@ -76,6 +76,26 @@ def in_order_of_nearness(pairs: np.ndarray, n_records: int) -> np.ndarray:
     return np.lexsort((places[:, 0], places[:, 1]))
 
 
+LINKAGES = ("majority", "components")
+"""How matching pairs make clusters: `agreeing_groups`, or `connected_groups`."""
+
+
+def connected_groups(
+    n_records: int, pairs: np.ndarray, probability: np.ndarray, threshold: float
+) -> np.ndarray:
+    """Group records by the connected components of the pairs that match.
+
+    Arguments and result as of `agreeing_groups`.
+    """
+    from scipy.sparse import csgraph, csr_matrix
+
+    kept = pairs[probability >= threshold].reshape(-1, 2)
+    ones = np.ones(len(kept), dtype=np.int8)
+    graph = csr_matrix((ones, (kept[:, 0], kept[:, 1])), shape=(n_records, n_records))
+    _, group = csgraph.connected_components(graph, directed=False)
+    return np.asarray(group, dtype=np.int64)
+
+
 def agreeing_groups(
     n_records: int, pairs: np.ndarray, probability: np.ndarray, threshold: float, k: int
 ) -> np.ndarray:

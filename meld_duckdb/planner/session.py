@@ -19,7 +19,9 @@ from meld_duckdb.errors import ConfigError, InputError, unknown_name
 from meld_duckdb.planner.cache import AnswerCache
 from meld_duckdb.planner.cascade import choose_policy
 from meld_duckdb.planner.clusters import (
+    LINKAGES,
     agreeing_groups,
+    connected_groups,
     distinct_contents,
     in_order_of_nearness,
     mutual_pairs,
@@ -306,7 +308,7 @@ class Session:
         return ask_pairs(self.planner, self.tables, "match", left, right, pairs, options)
 
     def dedupe(
-        self, records: Sequence[Record], k: int, method: str, options: Options
+        self, records: Sequence[Record], k: int, method: str, linkage: str, options: Options
     ) -> tuple[np.ndarray, list[Answer], Outcome]:
         """Cluster the rows of a table that describe the same entity; see `planner.clusters`.
 
@@ -318,8 +320,13 @@ class Session:
             by one; and how they came about.
 
         Raises:
+            ConfigError: The linkage is unknown.
             InputError: There are more candidate pairs than ``max_pairs``.
         """
+        if linkage not in LINKAGES:
+            raise ConfigError(
+                f"option 'linkage' is {linkage!r}, expected one of {', '.join(LINKAGES)}"
+            )
         distinct = distinct_contents(records)
         rows = distinct.records
         pairs = mutual_pairs(self.block(rows, rows, k, method, same=True))
@@ -339,7 +346,10 @@ class Session:
             outcome = Outcome(evaluated=asked, answers=[Answer(tier=0)] * len(asked))
         with self.tables.lend({table: rows}):
             least = self._match.threshold(table, options)
-        groups = agreeing_groups(len(rows), pairs, likely, least, k)
+        if linkage == "components":
+            groups = connected_groups(len(rows), pairs, likely, least)
+        else:
+            groups = agreeing_groups(len(rows), pairs, likely, least, k)
         return number_clusters(distinct, groups), answers, outcome
 
     def ask_schemas(

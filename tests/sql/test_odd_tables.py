@@ -169,6 +169,7 @@ def test_a_row_that_cannot_be_asked_says_why(
         ("FROM meld.repairs('nowhere')", "nowhere"),
         ("FROM meld.dedupe('t', k := 0)", "whole number from 1"),
         ("FROM meld.dedupe('t', method := 'magic')", "expected one of"),
+        ("FROM meld.dedupe('t', linkage := 'magic')", "expected one of majority, components"),
         ("FROM meld.find_errors('t', id := 'nope')", "nope"),
         (
             "FROM meld.match_schemas('t', 'nowhere')",

@@ -8,6 +8,7 @@ from meld_duckdb.features import sparse_top
 from meld_duckdb.features.context import PairTables, TableIndex
 from meld_duckdb.planner.clusters import (
     agreeing_groups,
+    connected_groups,
     distinct_contents,
     in_order_of_nearness,
     mutual_pairs,
@@ -99,3 +100,11 @@ def test_context_of_a_large_table_is_that_of_a_small_one(monkeypatch: pytest.Mon
     assert PairTables(table, table).context_features(pairs) == pytest.approx(
         whole, abs=2e-5, nan_ok=True
     )
+
+
+def test_components_join_along_chains() -> None:
+    pairs = np.array([[0, 1], [1, 2], [3, 4]])
+    found = connected_groups(6, pairs, np.array([0.9, 0.6, 0.4]), 0.5)
+    assert found[0] == found[1] == found[2]
+    assert len(set(found.tolist())) == 4
+    assert len(set(connected_groups(2, np.empty((0, 2), np.int64), np.empty(0), 0.5))) == 2
