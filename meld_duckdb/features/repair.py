@@ -39,6 +39,9 @@ FEATURES: tuple[str, ...] = (
     "other in wrong format",
     "odd value",
     "usual value",
+    "odd value where errors are rare",
+    "usual value where errors are rare",
+    "errors are rare",
     "program same value",
     "program same format",
     "program same rest",
@@ -66,6 +69,7 @@ _ALIKE = ("same value", "same format", "same rest", "same range", "anywhere")
 _AT = {name: i for i, name in enumerate(FEATURES)}
 _PROGRAM = tuple(f"program {how}" for how in _ALIKE)
 _NEAR = 0.8
+_COMMON = 0.1
 _SPELLINGS = 2
 _MANY = 2048
 
@@ -94,12 +98,20 @@ class ColumnRepairs:
         profile: Statistics of the table; None if it is not known.
         column: The column.
         labels: What is learned about the column.
+        rareness: How rare errors are in the table by its labels, in [0, 1]; see `rareness`.
     """
 
-    def __init__(self, profile: TableProfile | None, column: str, labels: ColumnLabels) -> None:
+    def __init__(
+        self,
+        profile: TableProfile | None,
+        column: str,
+        labels: ColumnLabels,
+        rareness: float = 0.0,
+    ) -> None:
         self._profile = profile
         self._column = column
         self._labels = labels
+        self._rareness = rareness
         self._own = profile.column(column) if profile is not None else None
         self._spellings: dict[str, list[_Spelling]] = {}
 
@@ -154,7 +166,10 @@ class ColumnRepairs:
     def _describe_kept(self, matrix: FloatArray, text: str, odd: float, skip: str | None) -> None:
         first, last = matrix[0], matrix[-1]
         first[_AT["keeps"]], last[_AT["other"]] = 1.0, 1.0
-        first[_AT["odd value"]], first[_AT["usual value"]] = min(-odd, 0.0), max(-odd, 0.0)
+        for name, weight in (("", 1.0), (" where errors are rare", self._rareness)):
+            first[_AT[f"odd value{name}"]] = min(-odd, 0.0) * weight
+            first[_AT[f"usual value{name}"]] = max(-odd, 0.0) * weight
+        first[_AT["errors are rare"]] = self._rareness
         names = ("same value", "same format", "column")
         odds = [evidence.log_odds for evidence in self._labels.kept(text, skip)]
         for name, added in zip(names, odds, strict=True):
@@ -232,6 +247,16 @@ class ColumnRepairs:
         for text in new:
             both = {s.value: s for s in (*words.get(text, ()), *whole.get(text, ()))}
             self._spellings[text] = list(both.values())
+
+
+def rareness(n_wrong: int, n_labels: int) -> float:
+    """How rare errors are: 0 from one cell in ten on and without labels, 1 for none at all.
+
+    Where they are rare, a value that is odd in its table says more than the labels of its format.
+    """
+    if not n_labels:
+        return 0.0
+    return max(0.0, 1.0 - (n_wrong + 0.5) / (n_labels + 10) / _COMMON)
 
 
 def value_of(record: Record, column: str) -> str:

@@ -14,45 +14,58 @@ import numpy as np
 
 from meld_duckdb.features.choose import fit_weights, probabilities
 from meld_duckdb.features.columns import TableProfile
-from meld_duckdb.features.repair import FEATURES, OTHER, ColumnRepairs, FloatArray, Question
+from meld_duckdb.features.repair import (
+    FEATURES,
+    OTHER,
+    ColumnRepairs,
+    FloatArray,
+    Question,
+    rareness,
+)
 from meld_duckdb.features.repair_labels import CellLabel, ColumnLabels
-from meld_duckdb.records import Record
+from meld_duckdb.records import Record, digest
 
 Odd = Callable[[Sequence[Record], Sequence[str]], Sequence[float]]
 """Log-odds of cells (records, their columns) to be wrong, without labels."""
 
 PRIOR: Mapping[str, float] = {
     "keeps": 1.6,
-    "other": 1.7,
+    "other": 1.6,
     "right same value": 0.3,
-    "right same format": 0.8,
+    "right same format": 0.9,
     "right column": 0.5,
-    "wrong same value": 1.7,
-    "wrong same format": 1.0,
+    "wrong same value": 1.6,
+    "wrong same format": 1.1,
     "wrong column": 0.8,
     "other in wrong format": 0.0,
-    "odd value": 0.4,
+    "odd value": 0.3,
     "usual value": 0.3,
+    "odd value where errors are rare": 2.7,
+    "usual value where errors are rare": 0.4,
+    "errors are rare": -0.3,
     "program same value": 0.1,
     "program same format": 0.0,
     "program same rest": 1.5,
     "program same range": 0.4,
     "program anywhere": 0.5,
-    "program": 2.8,
-    "dependency share": 3.3,
-    "dependency mean": -2.4,
+    "program": 2.7,
+    "dependency share": 3.4,
+    "dependency mean": -2.5,
     "dependency": 2.0,
-    "no dependency agrees": -0.5,
+    "no dependency agrees": -0.4,
     "spelling": 1.7,
-    "spelling rows": 0.6,
+    "spelling rows": 0.5,
     "spelling distance": -4.5,
-    "letters known wrong": 0.9,
-    "rows": -0.0,
+    "letters known wrong": 0.8,
+    "rows": 0.0,
     "new value": -2.2,
     "blank": -1.6,
 }
 """Weights without any label. Fitted to tables with known errors (`train.calibrate_repair`), then
 rounded."""
+
+PRIOR_DIGEST = digest(*(f"{name} {weight}" for name, weight in PRIOR.items()))
+"""Digest of the weights; part of what decides an answer."""
 
 _MOST_LABELS = 4_000
 
@@ -93,6 +106,8 @@ class FittedRepairs:
         self._labels = labels
         self._odd = odd
         self._columns: dict[str, ColumnRepairs] = {}
+        cells = [x for given in labels.values() for x in given]
+        self._rareness = rareness(sum(x.wrong for x in cells), len(cells))
         start = np.array([PRIOR[f] for f in FEATURES]) if prior is None else prior
         questions, right = self.labelled_questions()
         self.weights = fit_weights([q.features for q in questions], right, start)
@@ -149,7 +164,7 @@ class FittedRepairs:
     def _column(self, column: str) -> ColumnRepairs:
         if column not in self._columns:
             labels = ColumnLabels(column, self._labels.get(column, ()), self._values)
-            self._columns[column] = ColumnRepairs(self._profile, column, labels)
+            self._columns[column] = ColumnRepairs(self._profile, column, labels, self._rareness)
         return self._columns[column]
 
     def _values(self, column: str) -> list[str]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from meld_duckdb.features.repair_fit import Verdict
+from meld_duckdb.features.repair_fit import PRIOR_DIGEST, Verdict
 from meld_duckdb.planner.scorers.base import REASONS, Calibrated, binary_answers
 from meld_duckdb.planner.scorers.repair import verdicts
 from meld_duckdb.planner.scorers.table_repairs import TableRepairs
 from meld_duckdb.planner.tables import Context
+from meld_duckdb.records import digest
 from meld_duckdb.tasks.base import Answer, Evidence, Query
 
 _LABELS = ("error", "correct")
@@ -24,6 +25,11 @@ class DetectErrorScorer(Calibrated):
 
     def __init__(self, repairs: TableRepairs) -> None:
         self._repairs = repairs
+
+    @property
+    def digest(self) -> str:
+        """Digest of the fitted model, of the weights of repair, and version of the features."""
+        return digest(super().digest, PRIOR_DIGEST)
 
     def score(self, queries: Sequence[Query], context: Context) -> list[Answer | None]:
         """Score cells; see `Scorer.score`."""

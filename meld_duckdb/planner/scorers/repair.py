@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rapidfuzz.distance import Levenshtein
 
 from meld_duckdb.features.load import calibration_digest
-from meld_duckdb.features.repair_fit import Verdict
+from meld_duckdb.features.repair_fit import PRIOR_DIGEST, Verdict
 from meld_duckdb.planner.scorers.base import REASONS
 from meld_duckdb.planner.scorers.table_repairs import TableRepairs
 from meld_duckdb.planner.tables import Context
@@ -34,8 +34,8 @@ class RepairScorer:
 
     @property
     def digest(self) -> str:
-        """Digest of the error detection behind it and the version of the features."""
-        return digest(calibration_digest("detect_error"), self.task, str(self.version))
+        """Digest of the error detection behind it, the weights, and the version of the features."""
+        return digest(calibration_digest("detect_error"), PRIOR_DIGEST, str(self.version))
 
     def least(self, query: Query, context: Context) -> float:
         """The most probable value is the answer; see `Scorer.least`."""
