@@ -83,8 +83,8 @@ _QUESTION = pa.list_(
         ]
     )
 )
-_MAY_BE_BLANK = frozenset({"repair", "extract_attribute"})
-"""Tasks with the answer that nothing should stand there; in SQL it is NULL."""
+_MAY_BE_BLANK = frozenset({"repair", "extract_attribute", "link_entity"})
+"""Tasks with the answer that there is nothing (no value, no candidate); in SQL it is NULL."""
 
 
 def _labels(task: str, query: object, answer: object) -> Iterator[tuple[Query, str]]:

@@ -194,6 +194,18 @@ def test_labelled_rows_teach_a_format_that_the_diff_then_shows(
     assert sorted(i for (i,) in wrong) == [i for i in range(12, 60) if i % 3]
 
 
+def test_mentions_of_none_of_their_candidates_teach_to_link_to_none(
+    con: duckdb.DuckDBPyConnection,
+) -> None:
+    ask = "SELECT meld_link_entity_detail('place 77', NULL, ['place 77 river']).answer"
+    assert con.sql(ask).fetchall() == [("place 77 river",)]
+    taught = con.sql("""SELECT meld_learn('link_entity',
+        {'mention': 'place ' || i, 'candidates': ['place ' || i || ' river']}, NULL::VARCHAR)
+        FROM range(40) AS t(i)""").fetchall()
+    assert taught == [(True,)] * 40
+    assert con.sql(ask).fetchall() == [(None,)]
+
+
 def test_pairs_and_cells_to_label(people: duckdb.DuckDBPyConnection) -> None:
     pairs = people.sql("FROM meld.label_next('match', 'people', n := 5)").fetchall()
     assert len(pairs) == 5
