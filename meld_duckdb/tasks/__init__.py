@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from meld_duckdb.tasks.annotate_column import AnnotateColumnTask
+from meld_duckdb.tasks.annotate_column import ANNOTATE_COLUMN
 from meld_duckdb.tasks.base import Task
 from meld_duckdb.tasks.detect_error import DetectErrorTask
 from meld_duckdb.tasks.extract_attribute import ExtractAttributeTask
-from meld_duckdb.tasks.extract_relation import ExtractRelationTask
+from meld_duckdb.tasks.extract_relation import EXTRACT_RELATION
 from meld_duckdb.tasks.impute import ImputeTask
 from meld_duckdb.tasks.link_entity import LinkEntityTask
 from meld_duckdb.tasks.match import MatchTask
@@ -20,8 +20,8 @@ TASKS: dict[str, Task] = {
         DetectErrorTask(),
         RepairTask(),
         ImputeTask(),
-        AnnotateColumnTask(),
-        ExtractRelationTask(),
+        ANNOTATE_COLUMN,
+        EXTRACT_RELATION,
         LinkEntityTask(),
         SchemaMatchTask(),
         ExtractAttributeTask(),
