@@ -50,6 +50,8 @@ class DataSet:
         features: float32 [n, d].
         train: Whether a candidate matches by the training pairs, bool [n].
         valid: The same by the valid pairs.
+        mismatch: Whether a candidate is a labelled mismatch of the training pairs: others may be
+            test pairs, and have no part in a fit.
         n_gold: Matching pairs of both files, found or not.
     """
 
@@ -58,6 +60,7 @@ class DataSet:
     features: np.ndarray
     train: np.ndarray
     valid: np.ndarray
+    mismatch: np.ndarray
     n_gold: int
 
 
@@ -66,27 +69,28 @@ def load_set(folder: Path) -> DataSet:
     at_left, left = read_table(folder, "tableA")
     at_right, right = read_table(folder, "tableB")
     found = find_candidates(left, right, DEPTH, vectors=None, lexical=True, same=False)
-    gold = []
+    pairs: dict[str, list[int]] = {}
     for file in ("train", "valid"):
         columns = read_columns(folder, file)
         lines = zip(columns["ltable_id"], columns["rtable_id"], columns["label"], strict=True)
-        gold.append([at_left[a] * len(right) + at_right[b] for a, b, label in lines if label == 1])
+        for a, b, label in lines:
+            pairs.setdefault(f"{file} {label}", []).append(at_left[a] * len(right) + at_right[b])
     number = found.left * len(right) + found.right
     tables = PairTables(TableIndex(left), TableIndex(right))
     features = rank_features(tables, found.left, found.right, found.score)
     logger.info("%s: %d candidates", folder.name, len(number))
-    n_gold = len({*gold[0], *gold[1]})
-    train, valid = (np.isin(number, pairs) for pairs in gold)
-    return DataSet(folder.name, found, features, train, valid, n_gold)
+    names = ("train 1", "valid 1", "train 0")
+    train, valid, mismatch = (np.isin(number, pairs[name]) for name in names)
+    n_gold = len({*pairs["train 1"], *pairs["valid 1"]})
+    return DataSet(folder.name, found, features, train, valid, mismatch, n_gold)
 
 
 def differences(one: DataSet) -> np.ndarray:
-    """Features of each training match less those of the other candidates of its left record."""
+    """Features of each training match less those of the labelled mismatches of its left record."""
     rows = []
-    other = ~(one.train | one.valid)
     for at in np.flatnonzero(one.train):
         first, last = np.searchsorted(one.found.left, [one.found.left[at], one.found.left[at] + 1])
-        rest = one.features[first:last][other[first:last]]
+        rest = one.features[first:last][one.mismatch[first:last]]
         rows.append(one.features[at] - rest)
     return np.concatenate(rows).astype(np.float64)
 

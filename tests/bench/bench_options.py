@@ -13,19 +13,21 @@ import json
 import time
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 
+from meld_duckdb.features.annotate_column import column_item
 from meld_duckdb.features.choose import option_words
+from meld_duckdb.features.extract_relation import relation_item
 from meld_duckdb.features.link_entity import EntityCandidates
 from meld_duckdb.features.text import fold, grams
 from meld_duckdb.planner.demonstrations import query_text
-from meld_duckdb.planner.scorers.annotate_column import AnnotateColumnScorer
-from meld_duckdb.planner.scorers.extract_relation import ExtractRelationScorer
 from meld_duckdb.planner.scorers.link_entity import LinkEntityScorer
+from meld_duckdb.planner.scorers.options import OptionScorer
 from meld_duckdb.planner.tables import Tables
 from meld_duckdb.records import make_record
 from meld_duckdb.retrieval.catalogue import Catalogue
@@ -93,6 +95,10 @@ def baselines(
     return found
 
 
+ANNOTATE = partial(OptionScorer, "annotate_column", column_item)
+RELATE = partial(OptionScorer, "extract_relation", relation_item)
+
+
 def measure(
     name: str,
     scorer_class: Any,
@@ -145,7 +151,7 @@ def column_types(data: Path, dev: bool, embed: Any) -> list[Line]:
         labels = [Demonstration(Query((column_record(r),)), r["label"]) for r in known]
         queries = [Query((column_record(r),), None, domain) for r in asked]
         accepted = [[r["label"], *r["labels"]] for r in asked]
-        lines += measure(f"cta/{dataset}", AnnotateColumnScorer, queries, accepted, labels, embed)
+        lines += measure(f"cta/{dataset}", ANNOTATE, queries, accepted, labels, embed)
     return lines
 
 
@@ -183,7 +189,7 @@ def relations(data: Path, dev: bool, embed: Any) -> list[Line]:
             for r in asked
         ]
         accepted = [[r["label"]] for r in asked]
-        lines += measure(f"re/{name}", ExtractRelationScorer, queries, accepted, labels, embed)
+        lines += measure(f"re/{name}", RELATE, queries, accepted, labels, embed)
     return lines
 
 

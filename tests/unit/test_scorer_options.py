@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from meld_duckdb.planner.scorers.annotate_column import AnnotateColumnScorer
-from meld_duckdb.planner.scorers.extract_relation import ExtractRelationScorer
+from meld_duckdb.features.annotate_column import column_item
+from meld_duckdb.features.extract_relation import relation_item
 from meld_duckdb.planner.scorers.link_entity import LinkEntityScorer
+from meld_duckdb.planner.scorers.options import OptionScorer
 from meld_duckdb.planner.tables import Tables
 from meld_duckdb.records import make_record
 from meld_duckdb.retrieval.catalogue import Catalogue
@@ -23,9 +24,9 @@ Known = list[Demonstration]
 
 def scorer(task: str, folder: Path, labels: Known) -> Any:
     if task == "annotate_column":
-        return AnnotateColumnScorer(EMBED, lambda wanted: labels)
+        return OptionScorer("annotate_column", column_item, EMBED, lambda wanted: labels)
     if task == "extract_relation":
-        return ExtractRelationScorer(EMBED, lambda wanted: labels)
+        return OptionScorer("extract_relation", relation_item, EMBED, lambda wanted: labels)
     tables = Tables(Catalogue(folder / "c.sqlite"), lambda digest: [])
     return LinkEntityScorer(tables, EMBED, lambda wanted: labels)
 

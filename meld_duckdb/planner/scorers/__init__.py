@@ -6,14 +6,15 @@ Which variant of a model answers depends on what is known: both records in index
 
 from __future__ import annotations
 
-from meld_duckdb.planner.scorers.annotate_column import AnnotateColumnScorer
+from meld_duckdb.features.annotate_column import column_item
+from meld_duckdb.features.extract_relation import relation_item
 from meld_duckdb.planner.scorers.base import Embed, Labels, Scorer
 from meld_duckdb.planner.scorers.detect_error import DetectErrorScorer
 from meld_duckdb.planner.scorers.extract_attribute import ExtractAttributeScorer
-from meld_duckdb.planner.scorers.extract_relation import ExtractRelationScorer
 from meld_duckdb.planner.scorers.impute import ImputeScorer
 from meld_duckdb.planner.scorers.link_entity import LinkEntityScorer
 from meld_duckdb.planner.scorers.match import MatchScorer
+from meld_duckdb.planner.scorers.options import OptionScorer
 from meld_duckdb.planner.scorers.repair import RepairScorer
 from meld_duckdb.planner.scorers.schema_match import SchemaMatchScorer
 from meld_duckdb.planner.scorers.table_repairs import TableRepairs
@@ -37,8 +38,8 @@ def make_scorers(tables: Tables, embed: Embed, labels: Labels) -> dict[str, Scor
         "repair": RepairScorer(repairs),
         "impute": ImputeScorer(tables, labels),
         "schema_match": SchemaMatchScorer(tables, embed, labels),
-        "annotate_column": AnnotateColumnScorer(embed, labels),
-        "extract_relation": ExtractRelationScorer(embed, labels),
+        "annotate_column": OptionScorer("annotate_column", column_item, embed, labels),
+        "extract_relation": OptionScorer("extract_relation", relation_item, embed, labels),
         "link_entity": LinkEntityScorer(tables, embed, labels),
         "extract_attribute": ExtractAttributeScorer(tables, embed, labels),
     }

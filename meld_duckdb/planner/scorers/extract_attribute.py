@@ -9,6 +9,7 @@ from meld_duckdb.features.attribute_plain import Plain, options_in_text, plain_a
 from meld_duckdb.features.fit_spans import Found, SpanModel
 from meld_duckdb.features.spans import Text, read_text
 from meld_duckdb.planner.scorers.base import REASONS, Embed, Labels
+from meld_duckdb.planner.scorers.learned import Fits, Key
 from meld_duckdb.planner.tables import Context, Tables
 from meld_duckdb.records import digest, is_key_column
 from meld_duckdb.tasks.base import Answer, Demonstration, Evidence, Query
@@ -35,7 +36,7 @@ class ExtractAttributeScorer:
         self._tables = tables
         self._embed = embed
         self._labels = labels
-        self._fitted: tuple[str, SpanModel | None] = ("", None)
+        self._fits = Fits(lambda: labels(_TASK), self._fit)
 
     @property
     def digest(self) -> str:
@@ -49,7 +50,7 @@ class ExtractAttributeScorer:
     def score(self, queries: Sequence[Query], context: Context) -> list[Answer | None]:
         """Read values; see `Scorer.score`."""
         labels = self._labels(_TASK)
-        model = self._model(labels)
+        model = self._fits.get(())
         texts = [read_text(row_text(q)) for q in queries]
         names = [q.target or "" for q in queries]
         read: list[list[Found] | None] = [None] * len(queries)
@@ -64,25 +65,16 @@ class ExtractAttributeScorer:
             for query, text, found in zip(queries, texts, read, strict=True)
         ]
 
-    def _model(self, labels: Sequence[Demonstration]) -> SpanModel | None:
+    def _fit(self, key: Key, labels: Sequence[Demonstration]) -> SpanModel | None:
         if len(labels) < LEAST_LABELS:
             return None
-        key = digest(
-            *(
-                part
-                for x in labels
-                for part in (x.query.records[0].digest, x.query.target or "", x.answer)
-            )
-        )
-        if self._fitted[0] != key:
-            cut: dict[str, Text] = {}
-            learned = []
-            for x in labels:
-                raw = row_text(x.query)
-                text = cut.setdefault(raw, read_text(raw))
-                learned.append(Label(text, x.query.target or "", x.answer))
-            self._fitted = (key, SpanModel(learned, self._embed))
-        return self._fitted[1]
+        cut: dict[str, Text] = {}
+        learned = []
+        for x in labels:
+            raw = row_text(x.query)
+            text = cut.setdefault(raw, read_text(raw))
+            learned.append(Label(text, x.query.target or "", x.answer))
+        return SpanModel(learned, self._embed)
 
     def _known(
         self, name: str, labels: Sequence[Demonstration], context: Context

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from meld_duckdb.features import impute
 from meld_duckdb.features.impute_fit import LEAST_LABELS, MOST_LABELS, FittedImputer
 from meld_duckdb.features.trees import TreeEnsemble
-from meld_duckdb.planner.scorers.base import REASONS, Calibrated, Embed, Labels
+from meld_duckdb.planner.scorers.base import REASONS, Calibrated, Labels
 from meld_duckdb.planner.tables import Context, Tables
 from meld_duckdb.records import Record, digest, make_record
 from meld_duckdb.tasks.base import Answer, Evidence, Query
@@ -23,9 +23,7 @@ class ImputeScorer(Calibrated):
     task = "impute"
     version = 2
 
-    def __init__(self, tables: Tables, labels: Labels, embed: Embed | None = None) -> None:
-        # vectors of rows are not a source of candidates yet: words and 3-grams cost far less
-        self._embed = embed
+    def __init__(self, tables: Tables, labels: Labels) -> None:
         self._tables = tables
         self._labels = labels
         self._learned: OrderedDict[str, impute.ImputeIndex] = OrderedDict()

@@ -23,27 +23,25 @@ class Fits(Generic[_T]):
 
     Args:
         labels: All labels of the task; the same sequence object as long as they are unchanged.
-        build: Fits to the labels that belong to a key; None where they are too few.
+        build: Fits to the labels that belong to a key; may give None where they are too few.
     """
 
     def __init__(
         self,
         labels: Callable[[], Sequence[Demonstration]],
-        build: Callable[[Key, Sequence[Demonstration]], _T | None],
+        build: Callable[[Key, Sequence[Demonstration]], _T],
     ) -> None:
         self._labels = labels
         self._build = build
         self._fitted_to: Sequence[Demonstration] = ()
         self._lock = threading.Lock()
-        self._kept: OrderedDict[Key, _T | None] = OrderedDict()
+        self._kept: OrderedDict[Key, _T] = OrderedDict()
 
-    def get(self, key: Key) -> _T | None:
-        """The fit of a key; None where its labels are too few."""
+    def get(self, key: Key) -> _T:
+        """The fit of a key, to no label at all where there are none."""
         labels = self._labels()
-        if not labels:
-            return None
         with self._lock:
-            if labels is not self._fitted_to:
+            if labels is not self._fitted_to and (labels or self._fitted_to):
                 self._fitted_to = labels
                 self._kept.clear()
             if key not in self._kept:

@@ -14,11 +14,11 @@ from meld_duckdb.features.link_entity import (
     read_mention,
 )
 from meld_duckdb.planner.questions import candidate_key
-from meld_duckdb.planner.scorers.annotate_column import labels_digest
 from meld_duckdb.planner.scorers.base import REASONS, Embed, Labels
+from meld_duckdb.planner.scorers.learned import Fits, Key
 from meld_duckdb.planner.tables import Context, Tables
 from meld_duckdb.records import digest
-from meld_duckdb.tasks.base import Answer, Evidence, Query
+from meld_duckdb.tasks.base import Answer, Demonstration, Evidence, Query
 
 _DECIMALS = 6
 _LEAST_OF_ONE = 0.5
@@ -42,8 +42,7 @@ class LinkEntityScorer:
     def __init__(self, tables: Tables, embed: Embed, labels: Labels) -> None:
         self._tables = tables
         self._embed = embed
-        self._labels = labels
-        self._model: tuple[str, LinkModel] | None = None
+        self._fits = Fits(lambda: labels(self.task), self._fit)
 
     @property
     def digest(self) -> str:
@@ -57,19 +56,15 @@ class LinkEntityScorer:
     def score(self, queries: Sequence[Query], context: Context) -> list[Answer | None]:
         """Rank the candidates of every mention; see `Scorer.score`."""
         questions = [_question(query) for query in queries]
-        scored = self._fitted().score(questions)
+        scored = self._fits.get(()).score(questions)
         return [
             _linked(q, shares, reasons) if q.entities else None
             for q, (shares, reasons) in zip(questions, scored, strict=True)
         ]
 
-    def _fitted(self) -> LinkModel:
-        labels = [label for label in self._labels(self.task) if label.query.records]
-        key = labels_digest(labels)
-        if self._model is None or self._model[0] != key:
-            questions = [_question(label.query, label.answer) for label in labels]
-            self._model = (key, LinkModel(questions, self._embed))
-        return self._model[1]
+    def _fit(self, key: Key, labels: Sequence[Demonstration]) -> LinkModel:
+        known = [label for label in labels if label.query.records]
+        return LinkModel([_question(label.query, label.answer) for label in known], self._embed)
 
 
 def _question(query: Query, answer: str | None = None) -> LinkQuestion:
