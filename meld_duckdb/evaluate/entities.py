@@ -70,22 +70,7 @@ def _mentions_case(data: DataSet, request: Request) -> Case:
         "labels": _mention_table(taught).append_column("answer", pa.array(answers, pa.string())),
         "questions": _mention_table(asked),
     }
-    setup = [
-        "CREATE TABLE candidates AS SELECT b.l_id AS mention, "
-        "list({'id': e.id, 'name': e.name, 'types': e.types} ORDER BY b.rank) AS candidates "
-        f"FROM meld.block('mention_names', 'entity_names', k := {CANDIDATES}) AS b "
-        "JOIN entities AS e ON e.id = b.r_id GROUP BY b.l_id"
-    ]
-    source = "{} AS q LEFT JOIN candidates AS c ON c.mention = q.mention"
-    if taught:
-        query = "{'mention': q.mention, 'context': q.context, 'candidates': c.candidates}"
-        offered = " WHERE list_contains([x.id FOR x IN c.candidates], q.answer)"
-        setup.append(teaching("link_entity", query, "q.answer", source.format("labels") + offered))
-    call = (
-        "meld_link_entity_detail(q.mention, q.context, c.candidates, "
-        f"{{'tier': {TIER}, 'min_probability': 0.0}})"
-    )
-    exam = Exam(tables, tuple(setup), asking(call, source.format("questions")), len(asked))
+    exam = _mentions_exam(tables, bool(taught), len(asked))
     truth = [str(r["entity_id"]) for r in asked]
     gold = Gold(
         lambda replies: [
@@ -110,6 +95,26 @@ def _mentions_case(data: DataSet, request: Request) -> Case:
         },
         notes,
     )
+
+
+def _mentions_exam(tables: Mapping[str, pa.Table], taught: bool, n: int) -> Exam:
+    """Block the mentions against the entities, teach, ask."""
+    setup = [
+        "CREATE TABLE candidates AS SELECT b.l_id AS mention, "
+        "list({'id': e.id, 'name': e.name, 'types': e.types} ORDER BY b.rank) AS candidates "
+        f"FROM meld.block('mention_names', 'entity_names', k := {CANDIDATES}) AS b "
+        "JOIN entities AS e ON e.id = b.r_id GROUP BY b.l_id"
+    ]
+    source = "{} AS q LEFT JOIN candidates AS c ON c.mention = q.mention"
+    if taught:
+        query = "{'mention': q.mention, 'context': q.context, 'candidates': c.candidates}"
+        offered = " WHERE list_contains([x.id FOR x IN c.candidates], q.answer)"
+        setup.append(teaching("link_entity", query, "q.answer", source.format("labels") + offered))
+    call = (
+        "meld_link_entity_detail(q.mention, q.context, c.candidates, "
+        f"{{'tier': {TIER}, 'min_probability': 0.0}})"
+    )
+    return Exam(tables, tuple(setup), asking(call, source.format("questions")), n)
 
 
 def _by_name(mentions: Sequence[str], names: Sequence[str], ids: Sequence[str]) -> list[Reply]:
