@@ -33,7 +33,7 @@ from meld_duckdb.planner.plan import Planner, Resources
 from meld_duckdb.planner.scorers import make_scorers
 from meld_duckdb.planner.scorers.match import MatchScorer
 from meld_duckdb.planner.stats import Outcome
-from meld_duckdb.planner.tables import Tables
+from meld_duckdb.planner.tables import Context, Tables
 from meld_duckdb.planner.whole import ask_pairs
 from meld_duckdb.records import TEXT_FIELD, Record, digest, plain_text
 from meld_duckdb.retrieval.blocking import METHODS, Candidates, find_candidates
@@ -118,6 +118,7 @@ class Session:
             lambda texts: self.encoder.encode(texts),  # noqa: PLW0108  (loads it late)
             self.demonstrator.labelled,
         )
+        self._scorers = scorers
         self._match = cast(MatchScorer, scorers["match"])
         self.planner = Planner(
             Resources(
@@ -351,6 +352,18 @@ class Session:
         else:
             groups = agreeing_groups(len(rows), pairs, likely, least, k)
         return number_clusters(distinct, groups), answers, outcome
+
+    def feature_answers(self, task: str, queries: Sequence[Query]) -> list[Answer | None]:
+        """Answers of tier 0 alone, in order, not cached: what its features say with all labels."""
+        answers: list[Answer | None] = [None] * len(queries)
+        groups: dict[Context, list[int]] = {}
+        for i, context in enumerate(self.tables.find(queries)):
+            groups.setdefault(context, []).append(i)
+        for context, positions in groups.items():
+            part = self._scorers[task].score([queries[i] for i in positions], context)
+            for i, answer in zip(positions, part, strict=True):
+                answers[i] = answer
+        return answers
 
     def ask_schemas(
         self, left: Sequence[Record], right: Sequence[Record], options: Options
