@@ -40,6 +40,11 @@ class Workspace:
         return self.path / "catalogue.sqlite"
 
     @property
+    def encoder_folder(self) -> Path:
+        """Adapters of the encoder."""
+        return self.path / "encoder"
+
+    @property
     def lance_path(self) -> Path:
         """The LanceDB database."""
         return self.path / "index.lance"
@@ -98,6 +103,31 @@ def bind_encoder(workspace: Workspace, name: str, digest: str) -> None:
             f"{bound['name']!r}, the settings name {name!r}",
             hint="use another workspace, or the encoder it was made with",
         )
+
+
+def adopt_adapter(workspace: Workspace, adapter: Path | None) -> None:
+    """Note in the manifest which adapter of `Workspace.encoder_folder` the encoder takes."""
+    manifest = json.loads(workspace.manifest_path.read_text("utf-8"))
+    manifest["encoder_adapter"] = None if adapter is None else adapter.name
+    write_atomic(workspace.manifest_path, json.dumps(manifest, indent=1))
+
+
+def read_adapter(workspace: Workspace) -> Path | None:
+    """The adapter that the encoder of the workspace takes, None for the encoder as it is.
+
+    Raises:
+        ArtefactCorrupt: The manifest names one that is not there.
+    """
+    name = json.loads(workspace.manifest_path.read_text("utf-8")).get("encoder_adapter")
+    if name is None:
+        return None
+    adapter = workspace.encoder_folder / str(name)
+    if not adapter.is_dir():
+        raise ArtefactCorrupt(
+            f"the adapter of the encoder is gone from {workspace.encoder_folder}: {name}",
+            hint="restore it, or run meld train --stages retrieval again",
+        )
+    return adapter
 
 
 def unusable(path: Path, error: sqlite3.Error) -> ArtefactError:

@@ -13,6 +13,7 @@ import click
 import meld_duckdb
 from meld_duckdb import interrupt
 from meld_duckdb.cli.evaluate import evaluate
+from meld_duckdb.cli.train import train
 from meld_duckdb.errors import MeldError
 from meld_duckdb.settings import resolve
 
@@ -151,6 +152,7 @@ def doctor(workspace: Path | None) -> None:
 
 
 cli.add_command(evaluate)
+cli.add_command(train)
 
 
 def _leave_interrupted() -> NoReturn:

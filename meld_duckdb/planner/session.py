@@ -38,13 +38,19 @@ from meld_duckdb.planner.whole import ask_pairs
 from meld_duckdb.records import TEXT_FIELD, Record, digest, plain_text
 from meld_duckdb.retrieval.blocking import METHODS, Candidates, find_candidates
 from meld_duckdb.retrieval.catalogue import Catalogue, table_digest
-from meld_duckdb.retrieval.encoder import Encoder, read_dimension
+from meld_duckdb.retrieval.encoder import Encoder, encoder_digest, read_dimension
 from meld_duckdb.retrieval.ranking import DEPTH, MOST_RANKED, order_candidates
 from meld_duckdb.retrieval.store import Label, Store
 from meld_duckdb.settings import Settings
 from meld_duckdb.tasks.base import Answer, Query
 from meld_duckdb.tasks.serialise import embedding_text
-from meld_duckdb.workspace import bind_encoder, open_workspace
+from meld_duckdb.workspace import (
+    Workspace,
+    adopt_adapter,
+    bind_encoder,
+    open_workspace,
+    read_adapter,
+)
 
 Notice = Callable[[str], None]
 
@@ -157,10 +163,36 @@ class Session:
         """The LanceDB store, opened on first use; the encoder itself is not needed for that."""
         return self._once("store", self._load_store)
 
+    @property
+    def workspace(self) -> Workspace:
+        """The directory all of it lies in."""
+        return self._workspace
+
+    @property
+    def encoder_path(self) -> Path:
+        """Directory of the encoder as it is, without an adapter."""
+        return self._encoder_path()
+
+    @property
+    def encoder_digest(self) -> str:
+        """Identity of the encoder with its adapter, known without loading it."""
+        return self._encoder_digest()
+
+    def adopt_encoder(self, adapter: Path | None) -> None:
+        """Let the workspace's encoder take an adapter from now on, or none.
+
+        Vectors of the encoder before are of no use then: `index` embeds anew.
+        """
+        with self._lock:
+            adopt_adapter(self._workspace, adapter)
+            for name in ("encoder", "encoder digest", "store"):
+                self._loaded.pop(name, None)
+
     def _load_encoder(self) -> Encoder:
-        path = self._encoder_path()
-        self._notice(f"loading the encoder {self.settings.answer.encoder} (once a process)")
-        return Encoder(path, device=self.settings.device)
+        path, adapter = self._encoder_path(), read_adapter(self._workspace)
+        tuned = "" if adapter is None else ", tuned,"
+        self._notice(f"loading the encoder {self.settings.answer.encoder}{tuned} (once a process)")
+        return Encoder(path, adapter=adapter, device=self.settings.device)
 
     def _load_backend(self) -> Backend:
         kind, path = self._backend_kind(), self._model_path()
@@ -185,7 +217,10 @@ class Session:
         )
 
     def _encoder_digest(self) -> str:
-        return self._once("encoder digest", lambda: models.model_digest(self._encoder_path()))
+        return self._once(
+            "encoder digest",
+            lambda: encoder_digest(self._encoder_path(), read_adapter(self._workspace)),
+        )
 
     def _model_path(self) -> Path:
         answer = self.settings.answer

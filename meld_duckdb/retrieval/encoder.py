@@ -117,8 +117,9 @@ _Embed = Callable[[list[str]], Vectors]
 
 def encoder_digest(model_path: Path, adapter: Path | None) -> str:
     """Identity of an encoder's weights, known without loading them."""
-    own = [model_digest(adapter)] if adapter is not None else []
-    return digest("encoder/1", model_digest(model_path), *own)
+    if adapter is None:
+        return model_digest(model_path)
+    return digest("encoder/1", model_digest(model_path), model_digest(adapter))
 
 
 def read_dimension(model_path: Path) -> int | None:
