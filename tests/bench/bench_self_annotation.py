@@ -1,0 +1,147 @@
+"""How many pairs self-annotation labels, and how many of them wrongly.
+
+    python -m tests.bench.bench_self_annotation [--data DIR] [--set NAME ...] [--score NAME ...]
+        [--keep DIR]
+
+The two tables of an entity-matching set are labelled without a label. Test pairs are held out:
+only their ids are read. Errors are counted by the train and valid labels. A JSON line for each
+set, score, threshold and margin. ``--keep`` keeps the embeddings between runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from meld_duckdb.models import locate
+from meld_duckdb.planner.questions import build_query
+from meld_duckdb.records import Record
+from meld_duckdb.retrieval.encoder import Encoder
+from meld_duckdb.settings import DEFAULT_ENCODER, default_model_dir
+from meld_duckdb.tasks.base import Query
+from meld_duckdb.tasks.serialise import embedding_text
+from meld_duckdb.train.calibrate_match import read_columns, read_table
+from meld_duckdb.train.held_out import HeldOut, hold_out
+from meld_duckdb.train.pair_scores import Directions, candidate_scores, match_probabilities
+from meld_duckdb.train.rows import TrainingRow
+from meld_duckdb.train.self_annotate import MINED, annotate_pairs, estimate_noise
+
+DATA = Path(__file__).parent.parent.parent.parent / "shared" / "data"
+SETS = (
+    "abt_buy", "amazon_google", "dblp_acm", "dblp_scholar", "rel_text", "semi_text_watch",
+    "walmart_amazon", "wdc_all",
+)  # fmt: skip
+SCORES = {
+    "lexical": ((0.4, 0.5, 0.6, 0.7, 0.8), (0.0, 0.05, 0.1, 0.2)),
+    "cosine": ((0.7, 0.8, 0.85, 0.9, 0.95), (0.0, 0.02, 0.05, 0.1)),
+    "t0": ((0.5, 0.7, 0.8, 0.85, 0.9, 0.95, 0.97), (0.0, 0.05, 0.2, 0.5)),
+}
+
+
+def question(a: Record, b: Record) -> Query:
+    query = build_query("match", (dict(a.fields), dict(b.fields)))
+    assert isinstance(query, Query)
+    return query
+
+
+class Set:
+    """One data set: tables, labels of train and valid, and the test pairs without labels."""
+
+    def __init__(self, folder: Path) -> None:
+        self.name = folder.name
+        at_left, self.left = read_table(folder, "tableA")
+        at_right, self.right = read_table(folder, "tableB")
+
+        def pairs(columns: dict[str, list[str]]) -> list[Query]:
+            return [
+                question(self.left[at_left[a]], self.right[at_right[b]])
+                for a, b in zip(columns["ltable_id"], columns["rtable_id"], strict=True)
+            ]
+
+        ids = pq.read_table(folder / "test.parquet", columns=["ltable_id", "rtable_id"])
+        self.held_out: HeldOut = hold_out(pairs(ids.to_pydict()))
+        self.labelled: list[TrainingRow] = []
+        for part in ("train", "valid"):
+            columns = read_columns(folder, part)
+            for query, label in zip(pairs(columns), columns["label"], strict=True):
+                if not self.held_out.covers(query):
+                    answer = "match" if int(label) else "mismatch"
+                    self.labelled.append(TrainingRow("match", query, answer))
+
+
+def embedded(records: list[Record], keep: Path | None, name: str) -> np.ndarray:
+    path = keep / f"{name}.npy" if keep else None
+    if path is not None and path.is_file():
+        found: np.ndarray = np.load(path)
+        return found
+    encoder = Encoder(locate(DEFAULT_ENCODER, default_model_dir(), "encoder"))
+    vectors = encoder.encode([embedding_text(r) for r in records])
+    if path is not None:
+        np.save(path, vectors)
+    return vectors
+
+
+def scores(one: Set, kind: str, keep: Path | None) -> Directions:
+    if kind == "cosine":
+        sides = (one.left, one.right)
+        vectors = [embedded(s, keep, f"{one.name}-{i}") for i, s in enumerate(sides)]
+        return candidate_scores(one.left, one.right, vectors=(vectors[0], vectors[1]))
+    directions = candidate_scores(one.left, one.right)
+    if kind == "t0":
+        return match_probabilities(one.left, one.right, directions)
+    return directions
+
+
+def measure(one: Set, kind: str, keep: Path | None) -> None:
+    start = time.perf_counter()
+    directions = scores(one, kind, keep)
+    seconds = time.perf_counter() - start
+    for threshold in SCORES[kind][0]:
+        for margin in SCORES[kind][1]:
+            rows = annotate_pairs(
+                one.left, one.right, *directions,
+                threshold=threshold, margin=margin, held_out=one.held_out,
+            )  # fmt: skip
+            noise = estimate_noise(rows, one.labelled)
+            mined = estimate_noise(rows, one.labelled, MINED)
+            line = {
+                "set": one.name,
+                "score": kind,
+                "threshold": threshold,
+                "margin": margin,
+                "pseudo": noise.n_rows,
+                "checked": noise.n_checked,
+                "wrong": noise.n_wrong,
+                "contradicted": noise.n_contradicted,
+                "error": round(noise.rate, 4),
+                "low": round(noise.low, 4),
+                "high": round(noise.high, 4),
+                "error_one_to_one": round(noise.one_to_one, 4),
+                "mined": mined.n_rows,
+                "mined_checked": mined.n_checked,
+                "mined_wrong": mined.n_wrong,
+                "seconds": round(seconds, 1),
+            }
+            print(json.dumps(line), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--set", action="append", metavar="NAME", choices=SETS)
+    parser.add_argument("--score", action="append", metavar="NAME", choices=tuple(SCORES))
+    parser.add_argument("--keep", type=Path, help="directory for the embeddings")
+    given = parser.parse_args()
+    for name in given.set or SETS:
+        one = Set(given.data / "EM" / name)
+        for kind in given.score or SCORES:
+            measure(one, kind, given.keep)
+
+
+if __name__ == "__main__":
+    main()
