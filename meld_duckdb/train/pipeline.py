@@ -14,7 +14,7 @@ import dataclasses
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -29,12 +29,12 @@ from meld_duckdb.tasks import TASKS
 from meld_duckdb.train.align_stage import Alignments, AlignSettings, align_workspace
 from meld_duckdb.train.encoder import VERSION as ENCODER_VERSION
 from meld_duckdb.train.encoder import EncoderSettings, Progress, tune_encoder
-from meld_duckdb.train.held_out import NOTHING, HeldOut
+from meld_duckdb.train.held_out import NOTHING, HeldOut, question_key
 from meld_duckdb.train.pseudo_labels import AnnotateSettings, annotate_matches, contexts_of
 from meld_duckdb.train.rows import TrainingRow, read_rows, write_rows
 from meld_duckdb.train.self_annotate import NoiseEstimate, estimate_noise
+from meld_duckdb.train.transform import TRANSFORMS, transform
 from meld_duckdb.train.stages import Finished, Metrics, Notice, Stage, run_stage
-from meld_duckdb.train.transform import transform_rows
 
 RETRIEVAL = ("annotate", "transform", "align", "encoder", "embed", "expert")
 """Stages of ``meld train --stages retrieval``, in order."""
@@ -49,13 +49,15 @@ class TrainSettings:
         align: Of the aligned entries.
         encoder: Of the encoder.
         held_out: Test questions and records, which no stage may touch.
+        transformed: Rows made from rows of other tasks, of each task at most.
         seed: Of what is drawn.
     """
 
-    annotate: AnnotateSettings = AnnotateSettings()
-    align: AlignSettings = AlignSettings()
-    encoder: EncoderSettings = EncoderSettings()
+    annotate: AnnotateSettings = field(default_factory=AnnotateSettings)
+    align: AlignSettings = field(default_factory=AlignSettings)
+    encoder: EncoderSettings = field(default_factory=EncoderSettings)
     held_out: HeldOut = NOTHING
+    transformed: int = 1_000
     seed: int = 42
 
 
@@ -156,16 +158,36 @@ class Pipeline:
         out = self._folder / "rows-transformed.jsonl"
         pseudo = self._folder / "rows-match.jsonl"
 
+        tables = [t.digest for t in self._session.catalogue.tables()]
+
         def work() -> Metrics:
             rows = [row for those in labels.values() for row in those] + read_rows(pseudo)
-            made = transform_rows(
-                rows, random.Random(self._settings.seed), held_out=self._settings.held_out
-            )
+            known = {(row.task, question_key(row.query)) for row in rows}
+            made = [
+                row
+                for target in sorted({target for _, target in TRANSFORMS} - {"block"})
+                for row in transform(
+                    rows,
+                    target,
+                    random.Random(self._settings.seed),
+                    tables=[self._session.tables.index(table).records for table in tables],
+                    held_out=self._settings.held_out,
+                    most=self._settings.transformed,
+                )
+                if (row.task, question_key(row.query)) not in known
+            ]
             write_rows(out, made)
             counts = Counter(f"{row.origin.partition(':')[2]} to {row.task}" for row in made)
             return dict(sorted(counts.items()))
 
-        inputs = (*self._digests(labels), _content(pseudo), str(self._settings.seed), self._held_out)
+        seed = str(self._settings.seed)
+        inputs = (
+            *self._digests(labels),
+            _content(pseudo),
+            *tables,
+            f"{seed} {self._settings.transformed}",
+            self._held_out,
+        )
         yield Stage("transform", 1, inputs, work, out.is_file)
 
     def _align(self, labels: Mapping[str, list[TrainingRow]]) -> Iterator[Stage]:
