@@ -49,6 +49,11 @@ class Workspace:
         """The LanceDB database."""
         return self.path / "index.lance"
 
+    @property
+    def experts_path(self) -> Path:
+        """Trained experts, a directory each; it is there once one was trained."""
+        return self.path / "experts"
+
 
 def open_workspace(path: Path) -> Workspace:
     """Open a workspace, making the directory and its manifest on first use.

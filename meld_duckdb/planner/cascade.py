@@ -2,7 +2,8 @@
 
 ``calibration/tiers.json`` records, for the base models measured, whether tier 2 (the language
 model) adds to tier 0 on training rows. A tier that does not help is not paid for, and the entry
-says why. A base model without an entry is asked about the rows tier 0 is unsure of.
+says why. A base model without an entry is asked about the rows tier 0 is unsure of. Whether tier 1
+helps, each expert's own card says (`expert_card`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import Any, Literal
 
 from meld_duckdb.planner.options import Options
 from meld_duckdb.tasks.base import Answer
@@ -20,21 +21,27 @@ UNSURE = (0.1, 0.9)
 """Tier-0 probabilities between these are escalated to a base model that was not measured."""
 
 
+Ask = Literal["never", "unsure", "always"]
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What tier 2 is asked.
+    """What tiers 1 and 2 are asked.
 
     Attributes:
         engine: Whether the language model is asked at all.
         low: Rows with a tier-0 probability above this ...
         high: ... and below this are escalated; rows without a tier-0 answer always are.
         reason: Why the language model is or is not asked.
+        expert: Whether an expert of tier 1 is asked about the rows its card names
+            (``"unsure"``), about every row (``"always"``) or about none (``"never"``).
     """
 
     engine: bool
     low: float
     high: float
     reason: str
+    expert: Ask = "unsure"
 
     def escalates(self, tentative: Answer | None) -> bool:
         """Tell whether a row with this tier-0 answer goes to the language model."""
@@ -54,9 +61,11 @@ def choose_policy(task: str, model: str, options: Options) -> Policy:
         options: Options of the call; ``tier`` overrides the calibration.
     """
     if options.tier == "t0":
-        return Policy(False, 0.0, 1.0, "option tier is 't0'")
+        return Policy(False, 0.0, 1.0, "option tier is 't0'", "never")
+    if options.tier == "t1":
+        return Policy(False, 0.0, 1.0, "option tier is 't1'", "always")
     if options.tier == "t2":
-        return Policy(True, -1.0, 2.0, "option tier is 't2'")
+        return Policy(True, -1.0, 2.0, "option tier is 't2'", "never")
     entry = _measured().get(task, {}).get(model)
     if entry is None:
         return Policy(True, *UNSURE, f"base model {model!r} was not measured")

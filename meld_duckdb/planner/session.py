@@ -14,8 +14,8 @@ import numpy as np
 
 from meld_duckdb import interrupt, models
 from meld_duckdb.engine.backend import Backend
-from meld_duckdb.engine.transformers import TransformersBackend, engine_digest
 from meld_duckdb.errors import ConfigError, InputError, unknown_name
+from meld_duckdb.planner.backends import BACKENDS, BackendKind
 from meld_duckdb.planner.cache import AnswerCache
 from meld_duckdb.planner.cascade import choose_policy
 from meld_duckdb.planner.clusters import (
@@ -28,6 +28,7 @@ from meld_duckdb.planner.clusters import (
     number_clusters,
 )
 from meld_duckdb.planner.demonstrations import Demonstrator
+from meld_duckdb.planner.experts import Experts, expert_loader
 from meld_duckdb.planner.options import Options
 from meld_duckdb.planner.plan import Planner, Resources
 from meld_duckdb.planner.scorers import make_scorers
@@ -64,31 +65,6 @@ _PLAIN_ROWS = 20_000
 _T = TypeVar("_T")
 
 
-def _open_transformers(path: Path, settings: Settings) -> Backend:
-    return TransformersBackend(
-        path,
-        device=settings.device,
-        batch_size=settings.engine_batch,
-        max_prompt_tokens=settings.answer.max_prompt_tokens,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class BackendKind:
-    """A backend by its two faces: what it is, known without loading, and the thing itself."""
-
-    digest: Callable[[Path, Settings], str]
-    open: Callable[[Path, Settings], Backend]
-
-
-def _transformers_digest(path: Path, settings: Settings) -> str:
-    return engine_digest(path, settings.device, settings.answer.max_prompt_tokens)
-
-
-BACKENDS = {"transformers": BackendKind(_transformers_digest, _open_transformers)}
-"""Every backend by its name in the settings."""
-
-
 @dataclass(frozen=True, slots=True)
 class Indexed:
     """Result of `Session.index`."""
@@ -121,11 +97,18 @@ class Session:
         )
         scorers = make_scorers(
             self.tables,
-            lambda texts: self.encoder.encode(texts),  # noqa: PLW0108  (loads it late)
+            self.encode,
             self.demonstrator.labelled,
         )
         self._scorers = scorers
         self._match = cast(MatchScorer, scorers["match"])
+        self.experts = Experts(
+            self._workspace.experts_path,
+            self._encoder_digest,
+            expert_loader(self._encoder_path, settings.device, notice),
+            self.demonstrator.digest,
+            notice,
+        )
         self.planner = Planner(
             Resources(
                 settings=settings.answer,
@@ -136,6 +119,7 @@ class Session:
                 backend=lambda: self.backend,
                 backend_digest=self._backend_digest,
                 encoder_digest=self._encoder_digest,
+                experts=self.experts,
             )
         )
 
@@ -157,6 +141,16 @@ class Session:
     def backend(self) -> Backend:
         """The engine that runs the language model, loaded on first use."""
         return self._once("backend", self._load_backend)
+
+    @property
+    def encoder_path(self) -> Path:
+        """Where the encoder that the settings name is on this machine."""
+        return self._encoder_path()
+
+    @property
+    def experts_path(self) -> Path:
+        """Directory of the workspace's experts."""
+        return self._workspace.experts_path
 
     @property
     def store(self) -> Store:
@@ -229,6 +223,11 @@ class Session:
     def _encoder_path(self) -> Path:
         answer = self.settings.answer
         return models.locate(answer.encoder, self.settings.model_dir, "encoder")
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Embed texts: float32 [n, d], L2-normalised, in order; the encoder is loaded for it."""
+        vectors: np.ndarray = self.encoder.encode(texts)
+        return vectors
 
     def embed(self, records: Sequence[Record], what: str) -> np.ndarray:
         """Embed records: float32 [n, d], L2-normalised, in order.
@@ -369,7 +368,8 @@ class Session:
         policy = choose_policy("match", self.settings.answer.model, options)
         answers: list[Answer] = []
         table = table_digest(rows)
-        if policy.engine or self.demonstrator.labels("match"):
+        one_by_one = policy.engine or policy.expert == "always"
+        if one_by_one or self.demonstrator.labels("match"):
             answers, outcome = ask_pairs(
                 self.planner, self.tables, "match", rows, rows, pairs.tolist(), options
             )
@@ -382,6 +382,9 @@ class Session:
             outcome = Outcome(evaluated=asked, answers=[Answer(tier=0)] * len(asked))
         with self.tables.lend({table: rows}):
             least = self._match.threshold(table, options)
+        expert = self.experts.of("match", (table, table), policy.expert)
+        if options.threshold is None and expert is not None:
+            least = expert.card.stack.threshold
         if linkage == "components":
             groups = connected_groups(len(rows), pairs, likely, least)
         else:
