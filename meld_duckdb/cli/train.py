@@ -39,7 +39,8 @@ def train(stages: str, tasks: tuple[str, ...], workspace: Path | None, as_json: 
     """
     from meld_duckdb.service import LocalService
     from meld_duckdb.settings import resolve
-    from meld_duckdb.train.pipeline import Pipeline, TrainSettings, held_out_of
+    from meld_duckdb.train.pipeline import Pipeline, TrainSettings
+    from meld_duckdb.train.pseudo_labels import held_out_of
 
     settings, _ = resolve({"workspace": workspace})
     session = LocalService(settings).session
@@ -63,7 +64,7 @@ def train(stages: str, tasks: tuple[str, ...], workspace: Path | None, as_json: 
 class Progress:
     """Steps of a stage on standard error: on one line of a terminal, else now and then."""
 
-    _every_s = 10.0
+    every_s = 10.0
 
     def __init__(self) -> None:
         self._stream = click.get_text_stream("stderr")
@@ -85,7 +86,7 @@ class Progress:
         if what != self._what:
             self._what, self._started, self._shown_at = what, now, 0.0
         terminal = self._stream.isatty()
-        if done < total and now - self._shown_at < (0.5 if terminal else self._every_s):
+        if done < total and now - self._shown_at < (0.5 if terminal else self.every_s):
             return
         self._shown_at = now
         left = (now - self._started) / max(done, 1) * (total - done)

@@ -163,11 +163,6 @@ class Session:
         return self._workspace
 
     @property
-    def encoder_path(self) -> Path:
-        """Directory of the encoder as it is, without an adapter."""
-        return self._encoder_path()
-
-    @property
     def encoder_digest(self) -> str:
         """Identity of the encoder with its adapter, known without loading it."""
         return self._encoder_digest()

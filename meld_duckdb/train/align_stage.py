@@ -118,9 +118,7 @@ def align_workspace(
     dev = _some(dev, settings.most_dev, sure)
     corpus = _corpus(tables, [*learn, *dev], settings.corpus, max_chars)
     vectors = encode(corpus)
-    mined = mine_negatives(
-        [*learn, *dev], corpus, vectors, settings.negatives, held_out=held_out
-    )
+    mined = mine_negatives([*learn, *dev], corpus, vectors, settings.negatives, held_out=held_out)
     return Alignments(tuple(mined[: len(learn)]), tuple(mined[len(learn) :]), tuple(corpus))
 
 

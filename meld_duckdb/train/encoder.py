@@ -57,12 +57,12 @@ class EncoderSettings:
     rank: int = 8
     temperature: float = 0.02
     learning_rate: float = 5e-4
-    epochs: int = 4
+    epochs: int = 3
     patience: int = 3
-    batch_size: int = 64
+    batch_size: int = 32
     part: int = 32
     negatives: int = 1
-    max_tokens: int = 96
+    max_tokens: int = 64
     least_gain: float = 0.005
     seed: int = 42
 
@@ -255,10 +255,19 @@ def masked_loss(model: Any, settings: EncoderSettings) -> Any:
     )
 
     class MaskedRankingLoss(CachedMultipleNegativesRankingLoss):  # type: ignore[misc]
+        def forward(self, sentence_features: Any, labels: Any) -> Any:
+            features = list(sentence_features)
+            if len(labels) > self.mini_batch_size:
+                return self.forward_cached(features, labels)
+            # The whole batch fits in one part: embedding it a second time would buy nothing.
+            return self.calculate_loss(
+                [[self.model(one)["sentence_embedding"]] for one in features], labels
+            )
+
         def calculate_loss(
             self, reps: list[list[Any]], labels: Any = None, *, with_backward: bool = False
         ) -> Any:
-            anchors, *entries = [torch.cat(parts) for parts in reps]
+            anchors, *entries = (torch.cat(parts) for parts in reps)
             scores = self.similarity_fct(anchors, torch.cat(entries)) * self.scale
             groups = labels.to(scores.device).T.reshape(-1)
             own = torch.arange(len(anchors), device=scores.device)
@@ -270,9 +279,7 @@ def masked_loss(model: Any, settings: EncoderSettings) -> Any:
                 loss = loss.detach()
             return loss
 
-    return MaskedRankingLoss(
-        model, scale=1.0 / settings.temperature, mini_batch_size=settings.part
-    )
+    return MaskedRankingLoss(model, scale=1.0 / settings.temperature, mini_batch_size=settings.part)
 
 
 _METRIC = "dev_cosine_mrr@10"
@@ -284,9 +291,7 @@ def _evaluator(dev: Sequence[Aligned], distractors: Sequence[str]) -> Any:
 
     anchors = list(dict.fromkeys(a.anchor for a in dev))
     entries = list(
-        dict.fromkeys(
-            [t for a in dev for t in (a.positive, *a.negatives)] + [*distractors]
-        )
+        dict.fromkeys([t for a in dev for t in (a.positive, *a.negatives)] + [*distractors])
     )
     at = {text: str(i) for i, text in enumerate(entries)}
     relevant: dict[str, set[str]] = {}

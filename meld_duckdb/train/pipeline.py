@@ -26,15 +26,21 @@ from meld_duckdb.planner.session import Session
 from meld_duckdb.records import digest
 from meld_duckdb.retrieval.encoder import Encoder
 from meld_duckdb.tasks import TASKS
+from meld_duckdb.tasks.pairs import BINARY, CHOOSING
 from meld_duckdb.train.align_stage import Alignments, AlignSettings, align_workspace
 from meld_duckdb.train.encoder import VERSION as ENCODER_VERSION
 from meld_duckdb.train.encoder import EncoderSettings, Progress, tune_encoder
+from meld_duckdb.train.cross_encoder import T1Settings
+from meld_duckdb.train.expert import LEAST_LABELS, train_expert
 from meld_duckdb.train.held_out import NOTHING, HeldOut, question_key
 from meld_duckdb.train.pseudo_labels import AnnotateSettings, annotate_matches, contexts_of
 from meld_duckdb.train.rows import TrainingRow, read_rows, write_rows
 from meld_duckdb.train.self_annotate import NoiseEstimate, estimate_noise
 from meld_duckdb.train.transform import TRANSFORMS, transform
 from meld_duckdb.train.stages import Finished, Metrics, Notice, Stage, run_stage
+
+EXPERT_VERSION = 1
+"""Raised whenever the stage could give another expert for the same inputs."""
 
 RETRIEVAL = ("annotate", "transform", "align", "encoder", "embed", "expert")
 """Stages of ``meld train --stages retrieval``, in order."""
@@ -48,6 +54,7 @@ class TrainSettings:
         annotate: Of the pseudo-labels.
         align: Of the aligned entries.
         encoder: Of the encoder.
+        expert: Of tier 1.
         held_out: Test questions and records, which no stage may touch.
         transformed: Rows made from rows of other tasks, of each task at most.
         seed: Of what is drawn.
@@ -56,6 +63,7 @@ class TrainSettings:
     annotate: AnnotateSettings = field(default_factory=AnnotateSettings)
     align: AlignSettings = field(default_factory=AlignSettings)
     encoder: EncoderSettings = field(default_factory=EncoderSettings)
+    expert: T1Settings = field(default_factory=T1Settings)
     held_out: HeldOut = NOTHING
     transformed: int = 1_000
     seed: int = 42
@@ -259,7 +267,26 @@ class Pipeline:
         yield Stage("embed", 1, inputs, work)
 
     def _expert(self, labels: Mapping[str, list[TrainingRow]]) -> Iterator[Stage]:
-        yield from ()
+        files = [self._folder / f"rows-{name}.jsonl" for name in ("match", "transformed")]
+        folder = self._session.workspace.experts_path
+        for task in labels:
+            if task not in BINARY | CHOOSING or len(labels[task]) < LEAST_LABELS:
+                continue
+
+            def work(task: str = task) -> Metrics:
+                extra = [row for file in files for row in read_rows(file) if row.task == task]
+                card = train_expert(
+                    self._session, task, None, extra, self._settings.expert, self._notice
+                )
+                return {"id": card.id, "used": card.use, "why": card.reason, **card.metrics}
+
+            inputs = (
+                self._session.demonstrator.digest(task),
+                *(_content(file) for file in files),
+                model_digest(self._session.encoder_path),
+                repr(self._settings.expert),
+            )
+            yield Stage(f"expert {task}", EXPERT_VERSION, inputs, work, folder.is_dir)
 
     def _encode_untuned(self, texts: Sequence[str]) -> np.ndarray:
         encoder = Encoder(self._session.encoder_path, device=self._session.settings.device)
