@@ -21,6 +21,8 @@ from meld_duckdb.settings import prepare_lance
 if TYPE_CHECKING:
     from lancedb.table import LanceTable
 
+__all__ = ["EXACT_BELOW", "Lance", "LanceTable", "words_query"]
+
 EXACT_BELOW = 100_000
 """Rows from which on a vector index is made; below, a scan is exact and takes milliseconds."""
 
@@ -30,6 +32,7 @@ SMALL_FRAGMENTS = 24
 _GRACE_S = 60.0
 """Age below which a version is never removed: somebody may be reading it."""
 
+_LAST = 2**64 - 1
 _FULL = ("no space left", "os error 28", "file too large", "os error 27", "disk quota")
 _REFUSED = ("permission denied", "os error 13", "read-only file system", "os error 30")
 
@@ -60,7 +63,7 @@ class Lance:
             ArtefactCorrupt: The table is there, but cannot be read.
         """
         folder = self.path / f"{name}.lance"
-        if not folder.is_dir() or not any(folder.glob("*/*")):  # killed before the first version
+        if not any(folder.glob("*/*")):  # not made, or killed before its first version
             return None
         with self.guard(name):
             return self._db.open_table(name)
@@ -118,20 +121,26 @@ class Lance:
                     found[name] = int(table.count_rows())
         return found
 
+    def check(self, versions: Mapping[str, int]) -> None:
+        """Look whether versions of tables are there.
+
+        Raises:
+            ArtefactCorrupt: One is not, or cannot be read.
+        """
+        for name, version in versions.items():
+            with self.guard(name):
+                folder = self.path / f"{name}.lance"
+                if not any(int(path.stem) in {version, _LAST - version} for path in _made(folder)):
+                    raise ValueError(f"version {version} is gone")
+
     def restore(self, versions: Mapping[str, int]) -> None:
         """Bring tables back to earlier versions; a table that is not named becomes empty.
 
-        What a table held until now stays readable as a version below the new one.
-
-        Raises:
-            ArtefactCorrupt: A version is not there any more; then no table has changed.
+        What a table held until now stays readable as a version below the new one. Versions that
+        cannot be read are put aside.
         """
-        tables = {name: self.open(name) for name in self.names()}
-        for name, version in versions.items():
-            with self.guard(name):
-                earlier = self._db.open_table(name)
-                earlier.checkout(version)
-        for name, table in tables.items():
+        for name in self.names():
+            table = self._open_past_damage(name)
             if table is None:
                 continue
             with self.guard(name):
@@ -139,6 +148,17 @@ class Lance:
                     table.restore(versions[name])
                 elif table.count_rows():
                     table.delete("true")
+
+    def _open_past_damage(self, name: str) -> LanceTable | None:
+        """Open a table; a newest version whose list of files is damaged is renamed."""
+        while True:
+            try:
+                return self.open(name)
+            except ArtefactCorrupt:
+                made = sorted(_made(self.path / f"{name}.lance"), key=_age)
+                if len(made) < 2:
+                    raise
+                made[0].rename(made[0].with_suffix(".damaged"))
 
     def earlier(self, name: str, depth: int) -> Iterator[LanceTable]:
         """Up to ``depth`` versions before the newest, newest first."""
@@ -153,12 +173,13 @@ class Lance:
                 table.checkout(number)
             yield table
 
-    def optimise(self, name: str, oldest: int | None, *, force: bool = False) -> bool:
-        """Merge small files, bring indexes up to date, and remove versions nobody needs.
+    def optimise(self, name: str, *, force: bool = False) -> bool:
+        """Merge small files and bring indexes up to date.
+
+        A table of `EXACT_BELOW` vectors gets a vector index.
 
         Args:
             name: Name of the table.
-            oldest: Oldest version to keep; None keeps all.
             force: Do it also where the table has few small files.
 
         Returns:
@@ -169,16 +190,27 @@ class Lance:
             return False
         with self.guard(name):
             small = table.stats()["fragment_stats"]["num_small_fragments"]
-            n_rows = int(table.count_rows())
-            due = n_rows >= EXACT_BELOW and _vectors_lack_index(table)
-            if not force and small < SMALL_FRAGMENTS and not due:
+            if not force and small < SMALL_FRAGMENTS:
                 return False
-            if due:
+            if _vectors_lack_index(table):
                 _index_vectors(table)
             table.optimize()
-            if oldest is not None:
-                _forget_before(table, oldest)
         return True
+
+    def forget_before(self, name: str, oldest: int | None) -> None:
+        """Remove the versions of a table before one that is still needed; None needs all.
+
+        The youngest stay in any case: somebody may be reading them.
+        """
+        table = self.open(name)
+        if table is None or oldest is None:
+            return
+        with self.guard(name):
+            made = {int(v["version"]): v["timestamp"] for v in table.list_versions()}
+            if oldest not in made or min(made) == oldest:
+                return
+            age = time.time() - made[oldest].timestamp() + 0.001  # the time is local, without zone
+            table.optimize(cleanup_older_than=dt.timedelta(seconds=max(age, _GRACE_S)))
 
     @contextmanager
     def guard(self, name: str) -> Iterator[None]:
@@ -231,13 +263,15 @@ def _vectors_lack_index(table: LanceTable) -> bool:
     return int(table.count_rows("vector IS NOT NULL")) >= EXACT_BELOW
 
 
-def _forget_before(table: LanceTable, oldest: int) -> None:
-    """Remove versions older than one, by the time it was made; the youngest stay in any case."""
-    made = {int(v["version"]): v["timestamp"] for v in table.list_versions()}
-    if oldest not in made or min(made) == oldest:
-        return
-    age = time.time() - made[oldest].astimezone(dt.UTC).timestamp()
-    table.optimize(cleanup_older_than=dt.timedelta(seconds=max(age + 0.001, _GRACE_S)))
+def _made(folder: Path) -> list[Path]:
+    """The lists of files of all versions of a table."""
+    return [p for p in (folder / "_versions").glob("*.manifest") if p.stem.isdecimal()]
+
+
+def _age(manifest: Path) -> int:
+    """Newer is less; names count downwards from 2^64 - 1 (or upwards, before LanceDB 0.16)."""
+    number = int(manifest.stem)
+    return number if number > _LAST // 2 else -number
 
 
 def _short(text: str, limit: int = 300) -> str:

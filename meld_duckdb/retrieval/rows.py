@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from meld_duckdb.retrieval import schema
 from meld_duckdb.retrieval.lance import Lance
 
 if TYPE_CHECKING:
-    from lancedb.table import LanceTable
+    from meld_duckdb.retrieval.lance import LanceTable
 
 _UNKNOWN_DIMENSION = 1
 
@@ -27,7 +27,7 @@ class RowStore:
         path: Directory of the LanceDB database; made on first write. The lock lies beside it.
         dimension: Length of the vectors; None takes that of the stored ones.
         encoder: Digest of the encoder: vectors of other encoders count as not there.
-        notice: Called with one line when a write has to wait.
+        lock: Lock of all writes; by default the file ``write.lock`` beside the database.
     """
 
     def __init__(
@@ -35,10 +35,10 @@ class RowStore:
         path: Path,
         dimension: int | None = None,
         encoder: str = "",
-        notice: Callable[[str], None] = lambda text: None,
+        lock: FileLock | None = None,
     ) -> None:
         self.lance = Lance(path)
-        self.lock = FileLock(path.with_name("write.lock"), f"which is writing to {path}", notice)
+        self.lock = lock or FileLock(path.with_name("write.lock"), f"which is writing to {path}")
         self._encoder = encoder
         self._dimension = self._stored_dimension() if dimension is None else dimension
 

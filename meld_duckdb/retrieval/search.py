@@ -13,7 +13,7 @@ import numpy as np
 from meld_duckdb.retrieval.lance import words_query
 
 if TYPE_CHECKING:
-    from lancedb.table import LanceTable
+    from meld_duckdb.retrieval.lance import LanceTable
 
 SPARE = 4
 """Rows fetched beyond those wanted, so that ties are broken by key and not by chance."""

@@ -31,7 +31,7 @@ from meld_duckdb.retrieval.search import search
 from meld_duckdb.tasks.base import Demonstration, Query
 
 if TYPE_CHECKING:
-    from lancedb.table import LanceTable
+    from meld_duckdb.retrieval.lance import LanceTable
 
 __all__ = ["Entry", "Fact", "FoundFact", "Label", "Neighbour", "Store", "StoredTable"]
 
@@ -150,8 +150,8 @@ class Store(Knowledge):
 
         Args:
             table_digest: Digest of its content.
-            n_rows: How many there must be, if the catalogue said so. A table that was replaced since
-                then is read as it was.
+            n_rows: How many there must be, if the catalogue said so. A table that was replaced
+                since then is read as it was.
 
         Raises:
             ArtefactCorrupt: Rows are missing or changed.
