@@ -1,4 +1,4 @@
-"""``meld index``: index tables of a DuckDB file, with progress; a killed run goes on where it was."""
+"""``meld index``: index tables of a DuckDB file, with progress; a killed run can go on."""
 
 from __future__ import annotations
 
@@ -73,8 +73,9 @@ def read_records(database: str, name: str) -> list[Record]:
     with duckdb.connect(database, read_only=True) as connection:
         register(connection)  # a view may call the functions
         quoted = name.replace("'", "''")
-        connection.execute(f"SELECT __meld_row FROM query_table('{quoted}') AS __meld_row")
-        for batch in connection.to_arrow_reader(_BATCH):
+        connection.execute("SET enable_progress_bar = false")  # it would write to standard output
+        rows = connection.sql(f"SELECT __meld_row FROM query_table('{quoted}') AS __meld_row")
+        for batch in rows.to_arrow_reader(_BATCH):
             records.extend(table_records(python_values(batch.column(0))))
     return records
 

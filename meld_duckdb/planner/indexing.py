@@ -97,10 +97,12 @@ class Indexer:
         """Index a table; see `Session.index`."""
         started = time.perf_counter()
         content = table_digest(records)
-        splits = _splits(name, records, split)
         self._ledger.recover()
         with self._ledger.index_lock.hold():
             entered = [t for t in self._catalogue.tables() if t.digest == content]
+            if split is None:
+                split = next((t.split_column for t in entered if t.split_column), None)
+            splits = _splits(name, records, split)
             work = self._plan(content, records, splits, embed=embed)
             missing = self._missing(work) if embed else 0
             if missing > _NOTICED:

@@ -46,12 +46,40 @@ class Ledger:
         self.write_lock = FileLock(workspace.write_lock_path, f"which writes to {path}", notice)
         self.index_lock = FileLock(workspace.index_lock_path, f"which indexes into {path}", notice)
 
-    def open_store(self, dimension: int | None = None, encoder: str = "") -> Store:
-        """Open the store, after bringing an older workspace up to date; see `Store`."""
+    def open_store(
+        self, dimension: int | None = None, encoder: str = "", *, checked: bool = True
+    ) -> Store:
+        """Open the store, after bringing an older workspace up to date; see `Store`.
+
+        Args:
+            dimension: Length of the vectors; None takes that of the stored ones.
+            encoder: Digest of the encoder.
+            checked: Look whether the versions are there that the last operation wrote.
+
+        Raises:
+            ArtefactCorrupt: They are not.
+        """
         path = self._workspace.lance_path
         if read_manifest(self._workspace)["schema_version"] < SCHEMA_VERSION:
             self._migrate(Store(path, lock=self.write_lock))
-        return Store(path, dimension, encoder, self.write_lock)
+        store = Store(path, dimension, encoder, self.write_lock)
+        if checked:
+            self._check_versions(store)
+        return store
+
+    def _check_versions(self, store: Store) -> None:
+        wanted = self._catalogue.history.latest()
+        if not wanted:
+            return
+        if not store.lance.names():  # removed as a whole: start anew
+            with self.write_lock.hold():
+                self._catalogue.history.forget(0)
+                self._catalogue.history.finish("the index was removed", {}, {})
+            return
+        found = store.lance.versions()
+        for name, version in wanted.items():
+            if found.get(name, 0) < version:
+                raise store.damaged(name, f"its version {version} is gone")
 
     def recover(self) -> None:
         """Finish what a process that died has begun; waits for one that lives.
@@ -122,7 +150,7 @@ class Ledger:
             InputError: There is no such operation, or it can not be gone back to any more.
             ArtefactCorrupt: Its files are gone; then nothing has changed.
         """
-        store = self.open_store()
+        store = self.open_store(checked=False)
         with self.index_lock.hold(), self.write_lock.hold():
             self._step_back(store, version, [op.version for op in self.operations()])
 
@@ -144,7 +172,7 @@ class Ledger:
         Returns:
             What was found to be wrong, one line each; these tables are left out.
         """
-        store = self.open_store()
+        store = self.open_store(checked=False)
         with self.index_lock.hold(), self.write_lock.hold():
             self._catalogue.history.begin("rebuild")
             for table in self._catalogue.tables():

@@ -113,6 +113,13 @@ class History:
             row = connection.execute("SELECT coalesce(max(version), 0) FROM history").fetchone()
         return int(row[0])
 
+    def latest(self) -> dict[str, int]:
+        """LanceDB version of every table after the latest operation; empty where there is none."""
+        with self._reading() as connection:
+            query = "SELECT lance FROM history ORDER BY version DESC LIMIT 1"
+            row = connection.execute(query).fetchone()
+        return dict(json.loads(row[0])) if row else {}
+
     def operations(self) -> list[Operation]:
         """The operations that can be gone back to, oldest first."""
         with self._reading() as connection:

@@ -185,6 +185,8 @@ def vector_array(vectors: Sequence[np.ndarray | None] | np.ndarray, dimension: i
     if isinstance(vectors, np.ndarray):
         flat = np.ascontiguousarray(vectors, dtype=np.float32).reshape(-1)
         return pa.FixedSizeListArray.from_arrays(pa.array(flat), dimension)
+    if all(v is None for v in vectors):
+        return pa.nulls(len(vectors), pa.list_(pa.float32(), dimension))
     return pa.array(
         [None if v is None else v.tolist() for v in vectors], pa.list_(pa.float32(), dimension)
     )
