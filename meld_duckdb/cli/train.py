@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def train(stages: str, tasks: tuple[str, ...], workspace: Path | None, as_json: 
     pipeline = Pipeline(
         session,
         TrainSettings(held_out=held_out),
-        notice=lambda line: shown.line(line),
+        notice=shown.line,
         progress=shown.step,
     )
     finished = pipeline.run(tasks)
@@ -67,7 +68,7 @@ class Progress:
     every_s = 10.0
 
     def __init__(self) -> None:
-        self._stream = click.get_text_stream("stderr")
+        self._stream = sys.stderr
         self._started = time.monotonic()
         self._shown_at = 0.0
         self._open = False

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import itertools
 import threading
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -29,6 +28,8 @@ from meld_duckdb.planner.clusters import (
 )
 from meld_duckdb.planner.demonstrations import Demonstrator
 from meld_duckdb.planner.experts import Experts, expert_loader
+from meld_duckdb.planner.indexing import Indexed, Indexer, Progress
+from meld_duckdb.planner.ledger import Ledger
 from meld_duckdb.planner.options import Options
 from meld_duckdb.planner.plan import Planner, Resources
 from meld_duckdb.planner.scorers import make_scorers
@@ -58,22 +59,10 @@ Notice = Callable[[str], None]
 _CHUNK = 64
 """Rows embedded before an interruption is looked for."""
 
-_EMBEDDED_ROWS = 512
-"""Rows written at once: an interruption or kill loses at most so many embeddings."""
+_NOTICED = 512
+"""Rows to embed from which on a line says so."""
 
-_PLAIN_ROWS = 20_000
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class Indexed:
-    """Result of `Session.index`."""
-
-    name: str
-    n_entries: int
-    n_embedded: int
-    digest: str
-    seconds: float
 
 
 class Session:
@@ -90,8 +79,10 @@ class Session:
         self._lock = threading.RLock()
         self._loaded: dict[str, Any] = {}
         self._workspace = open_workspace(settings.workspace)
-        self.catalogue = Catalogue(self._workspace.catalogue_path)
-        self.tables = Tables(self.catalogue, lambda table: self.store.entries(table))  # noqa: PLW0108
+        self.catalogue = Catalogue(self._workspace.catalogue_path, self._workspace.lance_path)
+        self.ledger = Ledger(self._workspace, self.catalogue, notice)
+        self.ledger.recover()
+        self.tables = Tables(self.catalogue, self._load_table)
         self.demonstrator = Demonstrator(
             settings.answer, self.catalogue, lambda: self.store, lambda: self.encoder
         )
@@ -189,9 +180,15 @@ class Session:
         return kind.open(path, self.settings)
 
     def _load_store(self) -> Store:
-        bind_encoder(self._workspace, self.settings.answer.encoder, self._encoder_digest())
         dimension = read_dimension(self._encoder_path()) or self.encoder.dimension
-        return Store(self._workspace.lance_path, dimension)
+        digest, name = self._encoder_digest(), self.settings.answer.encoder
+        store = self.ledger.open_store(dimension, digest)
+        bind_encoder(self._workspace, name, digest, dimension)
+        return store
+
+    def _load_table(self, content: str) -> list[Record]:
+        n_rows = next((t.n_rows for t in self.catalogue.tables() if t.digest == content), None)
+        return self.store.entries(content, n_rows)
 
     def _backend_kind(self) -> BackendKind:
         name = self.settings.backend
@@ -233,7 +230,7 @@ class Session:
             return np.zeros((0, 1), dtype=np.float32)
         known = self.store.entry_vectors(records)
         new = list({r.digest: r for r in records if r.digest not in known}.values())
-        if len(new) > _EMBEDDED_ROWS:
+        if len(new) > _NOTICED:
             self._notice(f"embedding {len(new)} rows of {what}, about {len(new) // 100 + 1} s")
         limit = self.settings.answer.max_record_chars
         for start in range(0, len(new), _CHUNK):
@@ -255,40 +252,40 @@ class Session:
         vectors: np.ndarray = self.encoder.encode(texts)
         return vectors
 
-    def index(self, name: str, records: Sequence[Record], *, embed: bool) -> Indexed:
+    def index(
+        self,
+        name: str,
+        records: Sequence[Record],
+        *,
+        embed: bool,
+        split: str | None = None,
+        progress: Progress | None = None,
+    ) -> Indexed:
         """Index a table: its rows become context, candidates and neighbours of later queries.
 
-        A table already indexed with the same content is not touched; rows embedded before, in any
-        table, are not embedded again; a killed run continues where it stopped.
-        """
-        started = time.perf_counter()
-        content = table_digest(records)
-        kept = any(t.digest == content and t.embedded >= embed for t in self.catalogue.tables())
-        kept = kept and self.store.count_entries(content) == len(records)
-        n_embedded = 0 if kept else self._write_entries(name, content, records, embed=embed)
-        embedded = embed or any(t.embedded for t in self.catalogue.tables() if t.digest == content)
-        for orphan in self.catalogue.add_table(name, content, records, embedded=embedded):
-            self.store.remove_entries(orphan)
-        seconds = time.perf_counter() - started
-        return Indexed(name, len(records), n_embedded, content, seconds)
+        Rows already stored are not touched; rows embedded before, in any table, are not embedded
+        again; a killed run continues where it stopped. Two processes that index take turns.
 
-    def _write_entries(
-        self, name: str, content: str, records: Sequence[Record], *, embed: bool
-    ) -> int:
-        """Write the rows of a table, embedded part by part; gives how many were embedded anew."""
-        missing = 0
-        if embed:
-            known = self.store.entry_vectors(records)
-            missing = len({r.digest for r in records} - known.keys())
-        if missing > _CHUNK:
-            self._notice(f"embedding {missing} rows of {name}, about {missing // 100 + 1} s")
-        step = _EMBEDDED_ROWS if embed else _PLAIN_ROWS
-        for start in range(0, len(records), step):
-            interrupt.check()
-            chunk = records[start : start + step]
-            vectors = self.embed(chunk, name) if embed else None
-            self.store.add_entries(content, start, chunk, vectors)
-        return missing
+        Args:
+            name: Name of the table.
+            records: All its rows.
+            embed: Whether to embed them.
+            split: Column whose value is the split of a row.
+            progress: Called after every part that was written.
+
+        Raises:
+            InputError: There is no such column.
+            ArtefactError: The workspace cannot be written; what was there before is kept.
+        """
+        indexer = Indexer(
+            self.ledger,
+            self.catalogue,
+            self.store,
+            self._encoder_digest(),
+            self.embed,
+            self._notice,
+        )
+        return indexer.index(name, records, embed=embed, split=split, progress=progress)
 
     def block(
         self,
@@ -435,5 +432,6 @@ class Session:
         """Store labels; the next query of the task uses them."""
         plain = [(replace(query, domain=None), answer) for query, answer in labelled]
         distinct = {query.digest: (query, answer) for query, answer in plain}
-        self.store.add_labels([Label(task, query, answer) for query, answer in distinct.values()])
-        self.catalogue.set_labels(task, {d: answer for d, (_, answer) in distinct.items()})
+        labels = [Label(task, query, answer) for query, answer in distinct.values()]
+        if labels:
+            self.ledger.learn(self.store, labels)

@@ -28,16 +28,16 @@ from meld_duckdb.retrieval.encoder import Encoder
 from meld_duckdb.tasks import TASKS
 from meld_duckdb.tasks.pairs import BINARY, CHOOSING
 from meld_duckdb.train.align_stage import Alignments, AlignSettings, align_workspace
+from meld_duckdb.train.cross_encoder import T1Settings
 from meld_duckdb.train.encoder import VERSION as ENCODER_VERSION
 from meld_duckdb.train.encoder import EncoderSettings, Progress, tune_encoder
-from meld_duckdb.train.cross_encoder import T1Settings
 from meld_duckdb.train.expert import LEAST_LABELS, train_expert
 from meld_duckdb.train.held_out import NOTHING, HeldOut, question_key
 from meld_duckdb.train.pseudo_labels import AnnotateSettings, annotate_matches, contexts_of
 from meld_duckdb.train.rows import TrainingRow, read_rows, write_rows
 from meld_duckdb.train.self_annotate import NoiseEstimate, estimate_noise
-from meld_duckdb.train.transform import TRANSFORMS, transform
 from meld_duckdb.train.stages import Finished, Metrics, Notice, Stage, run_stage
+from meld_duckdb.train.transform import TRANSFORMS, transform
 
 EXPERT_VERSION = 1
 """Raised whenever the stage could give another expert for the same inputs."""

@@ -20,9 +20,12 @@ from meld_duckdb.planner.tables import Context
 from meld_duckdb.records import Record
 from meld_duckdb.retrieval.blocking import find_candidates
 from meld_duckdb.tasks.base import Query
-from meld_duckdb.train.held_out import HeldOut
+from meld_duckdb.train.held_out import HeldOut, hold_out
 from meld_duckdb.train.rows import TrainingRow
 from meld_duckdb.train.self_annotate import Scored, annotate_pairs
+
+TEST = "test"
+"""Split of rows that training must not touch; in lower case."""
 
 _PART = 2_048
 
@@ -56,6 +59,18 @@ def contexts_of(session: Session, labels: Sequence[TrainingRow]) -> list[Context
         if context
     )
     return [context for context, _ in sorted(found.items(), key=lambda x: (-x[1], x[0]))]
+
+
+def held_out_of(session: Session) -> HeldOut:
+    """The rows of all indexed tables whose split is ``test``: no training touches them."""
+    records: list[Record] = []
+    for table in session.catalogue.tables():
+        stored = session.store.stored_rows(table.digest)
+        at = [i for i, (_, split, _) in stored.items() if (split or "").lower() == TEST]
+        if at:
+            rows = session.tables.index(table.digest).records
+            records.extend(rows[i] for i in at)
+    return hold_out(records=records)
 
 
 def annotate_matches(
