@@ -26,6 +26,9 @@ from meld_duckdb.settings import AnswerSettings
 from meld_duckdb.tasks.base import Answer, Demonstration, Evidence, Query, Task
 from meld_duckdb.tasks.serialise import embedding_text
 
+_VERSION = "demonstrations/2"
+"""Changes whenever the same labels are shown otherwise."""
+
 _SHOWN = 3
 _CHUNK = 256
 
@@ -81,9 +84,15 @@ class Demonstrator:
         return self._catalogue.labels(task)
 
     def digest(self, task: str) -> str:
-        """Digest of all labels of a task: answers made with other labels are not reused."""
+        """Digest of all labels of a task and of how they are chosen from; empty without labels.
+
+        Answers made with other labels, or with demonstrations chosen otherwise, are not reused.
+        """
         labels = self.labels(task)
-        return digest(*(part for item in labels.items() for part in item)) if labels else ""
+        if not labels:
+            return ""
+        across = demonstrations_across_tables(task, self._settings.model)
+        return digest(_VERSION, str(across), *(part for item in labels.items() for part in item))
 
     def neighbours(
         self, task: Task, queries: Sequence[Query], k: int = _SHOWN

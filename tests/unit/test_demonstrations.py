@@ -242,3 +242,13 @@ def test_prompts_with_the_same_demonstrations_are_sent_together() -> None:
 def test_no_label_is_looked_for_among_labels_of_a_task_that_has_none(world: World) -> None:
     world.learn(labels())
     assert world.chooser.demonstrations(IMPUTE, [Query((make_record({"a": "1"}),), "a")]) == [()]
+
+
+def test_answers_are_not_reused_with_other_labels_or_another_way_to_choose(world: World) -> None:
+    assert world.chooser.digest("match") == ""
+    world.learn(labels(1))
+    small = world.chooser.digest("match")
+    assert small not in ("", world.open("mistral-7b").digest("match"))
+    assert world.open("other-135m").digest("match") == small
+    world.learn([(pair("lamp", 77), "match")])
+    assert world.open("tiny-135m").digest("match") != small
