@@ -2,10 +2,12 @@
 
     python -m tests.bench.bench_self_annotation [--data DIR] [--set NAME ...] [--score NAME ...]
         [--keep DIR]
+    python -m tests.bench.bench_self_annotation --imputation [--data DIR]
 
 The two tables of an entity-matching set are labelled without a label. Test pairs are held out:
 only their ids are read. Errors are counted by the train and valid labels. A JSON line for each
-set, score, threshold and margin. ``--keep`` keeps the embeddings between runs.
+set, score, threshold and margin. ``--keep`` keeps the embeddings between runs. With
+``--imputation`` known values of training rows are voted on by the five nearest other rows.
 """
 
 from __future__ import annotations
@@ -20,21 +22,25 @@ import pyarrow.parquet as pq
 
 from meld_duckdb.models import locate
 from meld_duckdb.planner.questions import build_query
-from meld_duckdb.records import Record
+from meld_duckdb.records import Record, make_record
 from meld_duckdb.retrieval.encoder import Encoder
 from meld_duckdb.settings import DEFAULT_ENCODER, default_model_dir
 from meld_duckdb.tasks.base import Query
 from meld_duckdb.tasks.serialise import embedding_text
+from meld_duckdb.train.calibrate_impute import TARGETS
 from meld_duckdb.train.calibrate_match import read_columns, read_table
+from meld_duckdb.train.calibration import read_rows
 from meld_duckdb.train.held_out import HeldOut, hold_out
 from meld_duckdb.train.pair_scores import Directions, candidate_scores, match_probabilities
 from meld_duckdb.train.rows import SELF_ANNOTATED, TrainingRow
 from meld_duckdb.train.self_annotate import (
     MINED,
     Scored,
+    annotate_choices,
     annotate_pairs,
     estimate_noise,
     mutual_nearest,
+    vote_values,
 )
 
 DATA = Path(__file__).parent.parent.parent.parent / "shared" / "data"
@@ -175,13 +181,48 @@ def measure(one: Set, kind: str, keep: Path | None) -> None:
     print(json.dumps(line), flush=True)
 
 
+def impute(data: Path, name: str, column: str) -> None:
+    """Vote on known values of training rows, each left out in turn, by the five nearest rows."""
+    rows = read_rows(data / "DI" / name / "train.parquet")
+    records = [make_record({k: v or None for k, v in row.items() if k != "id"}) for row in rows]
+    blank = [make_record({**r.fields, column: None}) for r in records]
+    forward, _ = candidate_scores(blank, blank, same=True)
+    near: dict[int, list[tuple[str | None, float]]] = {}
+    for i, j, score in zip(
+        forward.left.tolist(), forward.right.tolist(), forward.score.tolist(), strict=True
+    ):
+        near.setdefault(i, []).append((records[j].fields[column], score))
+    known = [i for i, r in enumerate(records) if r.fields[column]]
+    queries, labelled = [], []
+    for i in known:
+        query = build_query("impute", (dict(blank[i].fields), column))
+        assert isinstance(query, Query)
+        queries.append(query)
+        labelled.append(TrainingRow("impute", query, str(records[i].fields[column])))
+    votes = vote_values(near.get(i, []) for i in known)
+    for threshold in (0.0, 0.5, 0.7, 0.9, 1.0):
+        for margin in (0.0, 0.3):
+            found = annotate_choices("impute", queries, votes, threshold, margin)
+            noise = estimate_noise(found, labelled)
+            line = {"set": f"{name}.{column}", "score": "vote", "threshold": threshold}
+            line |= {"margin": margin, "pseudo": noise.n_rows, "wrong": noise.n_wrong}
+            line |= {"of": len(known), "error": round(noise.rate, 4)}
+            print(json.dumps(line), flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--set", action="append", metavar="NAME", choices=SETS)
     parser.add_argument("--score", action="append", metavar="NAME", choices=tuple(SCORES))
     parser.add_argument("--keep", type=Path, help="directory for the embeddings")
+    parser.add_argument("--imputation", action="store_true", help="votes on missing values")
     given = parser.parse_args()
+    if given.imputation:
+        for name, columns in TARGETS.items():
+            for column in columns:
+                impute(given.data, name, column)
+        return
     for name in given.set or SETS:
         one = Set(given.data / "EM" / name)
         for kind in given.score or SCORES:
