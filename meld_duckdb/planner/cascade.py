@@ -2,13 +2,15 @@
 
 ``calibration/tiers.json`` records, for the base models measured, whether tier 2 (the language
 model) adds to tier 0 on training rows. A tier that does not help is not paid for, and the entry
-says why. A base model without an entry is asked about the rows tier 0 is unsure of. Whether tier 1
-helps, each expert's own card says (`expert_card`).
+says why. A base model without an entry is asked about the rows tier 0 is unsure of. An entry may
+also say whether labels of other tables help as demonstrations (``demonstrations_across_tables``).
+Whether tier 1 helps, each expert's own card says (`expert_card`).
 """
 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -19,6 +21,11 @@ from meld_duckdb.tasks.base import Answer
 
 UNSURE = (0.1, 0.9)
 """Tier-0 probabilities between these are escalated to a base model that was not measured."""
+
+SMALL = 3.0
+"""Billions of parameters below which, or where a name does not tell, a base model is small."""
+
+_SIZE = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)([bBmM])(?![a-zA-Z0-9])")
 
 
 Ask = Literal["never", "unsure", "always"]
@@ -72,6 +79,27 @@ def choose_policy(task: str, model: str, options: Options) -> Policy:
     if not entry["use"]:
         return Policy(False, 0.0, 1.0, str(entry["reason"]))
     return Policy(True, float(entry["low"]), float(entry["high"]), str(entry["reason"]))
+
+
+def demonstrations_across_tables(task: str, model: str) -> bool:
+    """Tell whether a prompt may show labels of other tables than those asked about.
+
+    A small base model copies what it is shown, and what holds in one table need not hold in
+    another: it is shown them only if its calibration says that this helps. Large models, by the
+    size in their name, generalise.
+
+    Args:
+        task: Name of the task.
+        model: Base model as in the settings.
+    """
+    entry = _measured().get(task, {}).get(model, {})
+    if "demonstrations_across_tables" in entry:
+        return bool(entry["demonstrations_across_tables"])
+    sizes = [
+        float(number) / (1 if unit in "bB" else 1000)
+        for number, unit in _SIZE.findall(model.rsplit("/", 1)[-1])
+    ]
+    return bool(sizes) and max(sizes) >= SMALL
 
 
 @cache

@@ -218,7 +218,7 @@ def mentions_to_column(rows: Sequence[TrainingRow], material: Material) -> Itera
             columns.setdefault((header, title, alone), []).append((row, types[row.answer]))
     for (header, title, _), members in columns.items():
         counts = Counter(t for _, types in members for t in types)
-        kind, count = max(counts.items(), key=lambda item: (item[1], item[0]))
+        [(kind, count)] = counts.most_common(1)
         options = material.options(kind, [t for t in known if t not in counts])
         if 2 * count >= len(members) and len(options) > 1:
             values = [row.query.records[0].fields["mention"] for row, _ in members]

@@ -2,10 +2,12 @@
 
     python -m tests.bench.bench_self_annotation [--data DIR] [--set NAME ...] [--score NAME ...]
         [--keep DIR]
+    python -m tests.bench.bench_self_annotation --imputation [--data DIR]
 
 The two tables of an entity-matching set are labelled without a label. Test pairs are held out:
 only their ids are read. Errors are counted by the train and valid labels. A JSON line for each
-set, score, threshold and margin. ``--keep`` keeps the embeddings between runs.
+set, score, threshold and margin. ``--keep`` keeps the embeddings between runs. With
+``--imputation`` known values of training rows are voted on by the five nearest other rows.
 """
 
 from __future__ import annotations
@@ -20,16 +22,26 @@ import pyarrow.parquet as pq
 
 from meld_duckdb.models import locate
 from meld_duckdb.planner.questions import build_query
-from meld_duckdb.records import Record
+from meld_duckdb.records import Record, make_record
 from meld_duckdb.retrieval.encoder import Encoder
 from meld_duckdb.settings import DEFAULT_ENCODER, default_model_dir
 from meld_duckdb.tasks.base import Query
 from meld_duckdb.tasks.serialise import embedding_text
+from meld_duckdb.train.calibrate_impute import TARGETS
 from meld_duckdb.train.calibrate_match import read_columns, read_table
+from meld_duckdb.train.calibration import read_rows
 from meld_duckdb.train.held_out import HeldOut, hold_out
 from meld_duckdb.train.pair_scores import Directions, candidate_scores, match_probabilities
-from meld_duckdb.train.rows import TrainingRow
-from meld_duckdb.train.self_annotate import MINED, annotate_pairs, estimate_noise
+from meld_duckdb.train.rows import SELF_ANNOTATED, TrainingRow
+from meld_duckdb.train.self_annotate import (
+    MINED,
+    Scored,
+    annotate_choices,
+    annotate_pairs,
+    estimate_noise,
+    mutual_nearest,
+    vote_values,
+)
 
 DATA = Path(__file__).parent.parent.parent.parent / "shared" / "data"
 SETS = (
@@ -39,8 +51,12 @@ SETS = (
 SCORES = {
     "lexical": ((0.4, 0.5, 0.6, 0.7, 0.8), (0.0, 0.05, 0.1, 0.2)),
     "cosine": ((0.7, 0.8, 0.85, 0.9, 0.95), (0.0, 0.02, 0.05, 0.1)),
-    "t0": ((0.5, 0.7, 0.8, 0.85, 0.9, 0.95, 0.97), (0.0, 0.05, 0.2, 0.5)),
+    "t0": ((0.5, 0.7, 0.8, 0.85, 0.9, 0.95), (0.0, 0.05, 0.1, 0.2, 0.5)),
+    "both": ((0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), (0.0, 0.05, 0.1, 0.2)),
 }
+
+MINED_AT = {"both": (0.4, 0.1), "lexical": (0.6, 0.1), "cosine": (0.85, 0.05), "t0": (0.85, 0.2)}
+"""Threshold and margin at which mined mismatches are checked too."""
 
 
 def question(a: Record, b: Record) -> Query:
@@ -92,23 +108,44 @@ def scores(one: Set, kind: str, keep: Path | None) -> Directions:
         vectors = [embedded(s, keep, f"{one.name}-{i}") for i, s in enumerate(sides)]
         return candidate_scores(one.left, one.right, vectors=(vectors[0], vectors[1]))
     directions = candidate_scores(one.left, one.right)
-    if kind == "t0":
-        return match_probabilities(one.left, one.right, directions)
-    return directions
+    if kind == "lexical":
+        return directions
+    scored, _ = match_probabilities(one.left, one.right, directions)
+    if kind == "both":  # the probability times the lexical score
+        lexical: dict[tuple[int, int], float] = {}
+        for d in directions:
+            lexical.update(
+                zip(
+                    zip(d.left.tolist(), d.right.tolist(), strict=True),
+                    d.score.tolist(),
+                    strict=True,
+                )
+            )
+        pairs = zip(scored.left.tolist(), scored.right.tolist(), strict=True)
+        scored = Scored(
+            scored.left, scored.right, scored.score * np.array([lexical[p] for p in pairs])
+        )
+    return scored, scored
 
 
 def measure(one: Set, kind: str, keep: Path | None) -> None:
     start = time.perf_counter()
     directions = scores(one, kind, keep)
-    seconds = time.perf_counter() - start
-    for threshold in SCORES[kind][0]:
-        for margin in SCORES[kind][1]:
-            rows = annotate_pairs(
-                one.left, one.right, *directions,
-                threshold=threshold, margin=margin, held_out=one.held_out,
-            )  # fmt: skip
-            noise = estimate_noise(rows, one.labelled)
-            mined = estimate_noise(rows, one.labelled, MINED)
+    seconds = round(time.perf_counter() - start, 1)
+    thresholds, margins = SCORES[kind]
+    found = []
+    for pair in mutual_nearest(*directions, min(thresholds), min(margins)):
+        query = question(one.left[pair.left], one.right[pair.right])
+        if not one.held_out.covers(query):
+            found.append((pair, TrainingRow("match", query, "match", SELF_ANNOTATED)))
+    near = {r.digest for _, row in found for r in row.query.records}
+    labelled = [
+        row for row in one.labelled if any(r.digest in near for r in row.query.records)
+    ]  # others say nothing about a pseudo-label
+    for threshold in thresholds:
+        for margin in margins:
+            rows = [r for p, r in found if p.score >= threshold and p.margin >= margin]
+            noise = estimate_noise(rows, labelled)
             line = {
                 "set": one.name,
                 "score": kind,
@@ -122,11 +159,54 @@ def measure(one: Set, kind: str, keep: Path | None) -> None:
                 "low": round(noise.low, 4),
                 "high": round(noise.high, 4),
                 "error_one_to_one": round(noise.one_to_one, 4),
-                "mined": mined.n_rows,
-                "mined_checked": mined.n_checked,
-                "mined_wrong": mined.n_wrong,
-                "seconds": round(seconds, 1),
+                "seconds": seconds,
             }
+            print(json.dumps(line), flush=True)
+    threshold, margin = MINED_AT[kind]
+    rows = annotate_pairs(
+        one.left, one.right, *directions,
+        threshold=threshold, margin=margin, held_out=one.held_out,
+    )  # fmt: skip
+    noise = estimate_noise(rows, one.labelled, MINED)
+    line = {
+        "set": one.name,
+        "score": kind,
+        "threshold": threshold,
+        "margin": margin,
+        "mined": noise.n_rows,
+        "mined_checked": noise.n_checked,
+        "mined_wrong": noise.n_wrong,
+        "mined_error": round(noise.rate, 4),
+    }
+    print(json.dumps(line), flush=True)
+
+
+def impute(data: Path, name: str, column: str) -> None:
+    """Vote on known values of training rows, each left out in turn, by the five nearest rows."""
+    rows = read_rows(data / "DI" / name / "train.parquet")
+    records = [make_record({k: v or None for k, v in row.items() if k != "id"}) for row in rows]
+    blank = [make_record({**r.fields, column: None}) for r in records]
+    forward, _ = candidate_scores(blank, blank, same=True)
+    near: dict[int, list[tuple[str | None, float]]] = {}
+    for i, j, score in zip(
+        forward.left.tolist(), forward.right.tolist(), forward.score.tolist(), strict=True
+    ):
+        near.setdefault(i, []).append((records[j].fields[column], score))
+    known = [i for i, r in enumerate(records) if r.fields[column]]
+    queries, labelled = [], []
+    for i in known:
+        query = build_query("impute", (dict(blank[i].fields), column))
+        assert isinstance(query, Query)
+        queries.append(query)
+        labelled.append(TrainingRow("impute", query, str(records[i].fields[column])))
+    votes = vote_values(near.get(i, []) for i in known)
+    for threshold in (0.0, 0.5, 0.7, 0.9, 1.0):
+        for margin in (0.0, 0.3):
+            found = annotate_choices("impute", queries, votes, threshold, margin)
+            noise = estimate_noise(found, labelled)
+            line = {"set": f"{name}.{column}", "score": "vote", "threshold": threshold}
+            line |= {"margin": margin, "pseudo": noise.n_rows, "wrong": noise.n_wrong}
+            line |= {"of": len(known), "error": round(noise.rate, 4)}
             print(json.dumps(line), flush=True)
 
 
@@ -136,7 +216,13 @@ def main() -> None:
     parser.add_argument("--set", action="append", metavar="NAME", choices=SETS)
     parser.add_argument("--score", action="append", metavar="NAME", choices=tuple(SCORES))
     parser.add_argument("--keep", type=Path, help="directory for the embeddings")
+    parser.add_argument("--imputation", action="store_true", help="votes on missing values")
     given = parser.parse_args()
+    if given.imputation:
+        for name, columns in TARGETS.items():
+            for column in columns:
+                impute(given.data, name, column)
+        return
     for name in given.set or SETS:
         one = Set(given.data / "EM" / name)
         for kind in given.score or SCORES:
