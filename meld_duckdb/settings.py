@@ -28,6 +28,18 @@ def default_model_dir() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "meld-duckdb" / "models"
 
 
+def prepare_lance() -> None:
+    """Give LanceDB two threads to compute with where it would take one; call before importing it.
+
+    It leaves two cores to input and output, so that up to three cores make one thread, on which
+    building a full text index waits for itself for ever (lancedb#3568, lance#7350). A value that
+    is set already is left alone.
+    """
+    if (os.cpu_count() or 1) <= 3:
+        os.environ.setdefault("LANCE_CPU_THREADS", "2")
+    os.environ.setdefault("LANCEDB_LOG", "error")  # it warns of every table it makes
+
+
 @dataclass(frozen=True, slots=True)
 class AnswerSettings:
     """Settings that can change an answer. Every field is part of the cache key.

@@ -12,10 +12,12 @@ import sqlite3
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from meld_duckdb.errors import ArtefactCorrupt, ArtefactError, ArtefactIncompatible, ConfigError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""1: vectors of one encoder; 2: vectors know their encoder, tables and history are in LanceDB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +42,29 @@ class Workspace:
         return self.path / "catalogue.sqlite"
 
     @property
+    def encoder_folder(self) -> Path:
+        """Adapters of the encoder."""
+        return self.path / "encoder"
+
+    @property
+    def write_lock_path(self) -> Path:
+        """Held while something is written."""
+        return self.path / "write.lock"
+
+    @property
+    def index_lock_path(self) -> Path:
+        """Held while a table is indexed."""
+        return self.path / "index.lock"
+
+    @property
     def lance_path(self) -> Path:
         """The LanceDB database."""
         return self.path / "index.lance"
+
+    @property
+    def experts_path(self) -> Path:
+        """Trained experts, a directory each; it is there once one was trained."""
+        return self.path / "experts"
 
 
 def open_workspace(path: Path) -> Workspace:
@@ -64,14 +86,7 @@ def open_workspace(path: Path) -> Workspace:
             f"the workspace {workspace.path} cannot be written: {error.strerror or error}",
             hint="set MELD_WORKSPACE or --workspace to a directory of yours",
         ) from error
-    try:
-        manifest = json.loads(workspace.manifest_path.read_text("utf-8"))
-        version = int(manifest["schema_version"])
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
-        raise ArtefactCorrupt(
-            f"{workspace.manifest_path} is not a manifest: {error}",
-            hint="restore it, or remove the workspace to start anew",
-        ) from error
+    version = int(read_manifest(workspace)["schema_version"])
     if version > SCHEMA_VERSION:
         raise ArtefactIncompatible(
             f"the workspace {workspace.path} has schema version {version}, "
@@ -81,23 +96,68 @@ def open_workspace(path: Path) -> Workspace:
     return workspace
 
 
-def bind_encoder(workspace: Workspace, name: str, digest: str) -> None:
-    """Note in the manifest which encoder the stored vectors come from, or check that it is this.
+def read_manifest(workspace: Workspace) -> dict[str, Any]:
+    """Read the manifest.
 
     Raises:
-        ArtefactIncompatible: The vectors of the workspace come from another encoder.
+        ArtefactCorrupt: It is not JSON, or has no schema version.
     """
-    manifest = json.loads(workspace.manifest_path.read_text("utf-8"))
-    bound = manifest.get("encoder")
-    if bound is None:
-        manifest["encoder"] = {"name": name, "digest": digest}
-        write_atomic(workspace.manifest_path, json.dumps(manifest))
-    elif bound["digest"] != digest:
+    try:
+        manifest: dict[str, Any] = json.loads(workspace.manifest_path.read_text("utf-8"))
+        manifest["schema_version"] = int(manifest["schema_version"])
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise ArtefactCorrupt(
+            f"{workspace.manifest_path} is not a manifest: {error}",
+            hint="restore it, or remove the workspace to start anew",
+        ) from error
+    return manifest
+
+
+def bind_encoder(workspace: Workspace, name: str, digest: str, dimension: int) -> None:
+    """Note in the manifest which encoder makes the vectors from now on.
+
+    Vectors of another encoder with the same dimension stay, but count as not there.
+
+    Raises:
+        ArtefactIncompatible: The vectors of the workspace have another dimension.
+    """
+    manifest = read_manifest(workspace)
+    bound = manifest.get("encoder") or {}
+    wanted = {"name": name, "digest": digest, "dimension": dimension}
+    if bound.get("dimension", dimension) != dimension:
         raise ArtefactIncompatible(
-            f"the vectors of the workspace {workspace.path} come from the encoder "
-            f"{bound['name']!r}, the settings name {name!r}",
-            hint="use another workspace, or the encoder it was made with",
+            f"the vectors of the workspace {workspace.path} have {bound['dimension']} numbers and "
+            f"come from the encoder {bound['name']!r}; those of {name!r} have {dimension}",
+            hint="use another workspace, or an encoder with vectors of that length",
         )
+    if bound != wanted:
+        manifest["encoder"] = wanted
+        write_atomic(workspace.manifest_path, json.dumps(manifest))
+
+
+def adopt_adapter(workspace: Workspace, adapter: Path | None) -> None:
+    """Note in the manifest which adapter of `Workspace.encoder_folder` the encoder takes."""
+    manifest = read_manifest(workspace)
+    manifest["encoder_adapter"] = None if adapter is None else adapter.name
+    write_atomic(workspace.manifest_path, json.dumps(manifest, indent=1))
+
+
+def read_adapter(workspace: Workspace) -> Path | None:
+    """The adapter that the encoder of the workspace takes, None for the encoder as it is.
+
+    Raises:
+        ArtefactCorrupt: The manifest names one that is not there.
+    """
+    name = read_manifest(workspace).get("encoder_adapter")
+    if name is None:
+        return None
+    adapter = workspace.encoder_folder / str(name)
+    if not adapter.is_dir():
+        raise ArtefactCorrupt(
+            f"the adapter of the encoder is gone from {workspace.encoder_folder}: {name}",
+            hint="restore it, or run meld train --stages retrieval again",
+        )
+    return adapter
 
 
 def unusable(path: Path, error: sqlite3.Error) -> ArtefactError:
@@ -105,12 +165,27 @@ def unusable(path: Path, error: sqlite3.Error) -> ArtefactError:
     if "not a database" in str(error) or "malformed" in str(error):
         return ArtefactCorrupt(
             f"{path} is damaged: {error}",
-            hint="remove it and index the tables again; labels are kept in index.lance",
+            hint="make it anew from the index: meld workspace rebuild",
+        )
+    if "full" in str(error):
+        return ArtefactError(
+            f"there is no space left to write {path}",
+            hint="make space and run it again; what was stored before is kept",
         )
     return ArtefactError(
         f"{path} cannot be used: {error}",
         hint="the workspace must be a directory that can be written; see meld doctor",
     )
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged SQLite file and what belongs to it; gives its new name."""
+    aside = path.with_suffix(".damaged")
+    for suffix in ("", "-wal", "-shm"):
+        part = path.with_name(path.name + suffix)
+        if part.exists():
+            part.replace(aside.with_name(aside.name + suffix))
+    return aside
 
 
 def write_atomic(path: Path, text: str) -> None:

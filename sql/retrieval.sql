@@ -1,10 +1,10 @@
 -- Table functions: each hands its whole tables over in one call. Names begin with __meld_ because a
 -- macro's own aliases and CTEs are seen by the user's table names and columns.
-CREATE OR REPLACE MACRO meld.index(t, embed := true) AS TABLE
+CREATE OR REPLACE MACRO meld.index(t, embed := true, split := NULL) AS TABLE
     WITH __meld_rows AS MATERIALIZED (
              SELECT list(__meld_row) AS __meld_list FROM query_table(t) AS __meld_row),
          __meld_done AS MATERIALIZED (
-             SELECT __meld_index(t, __meld_list, {'embed': embed}) AS __meld_result
+             SELECT __meld_index(t, __meld_list, {'embed': embed, 'split': split}) AS __meld_result
              FROM __meld_rows)
     SELECT unnest(__meld_result) FROM __meld_done;
 
@@ -47,7 +47,7 @@ CREATE OR REPLACE MACRO meld.join(
     FROM __meld_pairs, __meld_l, __meld_r;
 
 COMMENT ON MACRO TABLE meld.index IS
-    'Index a table by name: its rows become context and candidates of the other functions.';
+    'Index a table by name: its rows become context and candidates of the other functions. split: column that says which split (train, test, ...) a row belongs to.';
 COMMENT ON MACRO TABLE meld.block IS
     'The k rows of table r most likely the same as each row of table l: l_id, r_id, rank, score (similarity). method: ranked (by a fitted order; up to 300,000 candidate pairs, beyond that as lexical), lexical, dense or hybrid.';
 COMMENT ON MACRO TABLE meld.join IS

@@ -42,7 +42,10 @@ if TYPE_CHECKING:
     show_default=True,
     help="Labels: as they come; match: positives with mined negatives; repair: those asked for.",
 )
-@click.option("--tier", default="t0", show_default=True, help="Tier that answers: t0, t2 or auto.")
+@click.option(
+    "--tier", default="t0", show_default=True, help="Tier that answers: t0, t1, t2 or auto."
+)
+@click.option("--train", "trained", is_flag=True, help="Train encoder and tier 1 on the labels.")
 @click.option(
     "--limit", type=click.IntRange(min=1), help="Most test rows asked about per data set."
 )
@@ -59,6 +62,7 @@ def evaluate(
     seed: int,
     protocol: str,
     tier: str,
+    trained: bool,
     limit: int | None,
     lenient: bool,
     no_encoder: bool,
@@ -70,8 +74,8 @@ def evaluate(
 
     if as_json and markdown:
         raise click.UsageError("give --json or --markdown, not both")
-    if tier not in ("t0", "t2", "auto"):
-        raise InputError(f"--tier is {tier!r}", hint="give t0, t2 or auto")
+    if tier not in ("t0", "t1", "t2", "auto"):
+        raise InputError(f"--tier is {tier!r}", hint="give t0, t1, t2 or auto")
     request = Request(_labels(labels), seed, protocol, limit, lenient)
     results = list(
         run.evaluate(
@@ -81,6 +85,7 @@ def evaluate(
             tier=tier,
             encode=None if no_encoder else _encoder(),
             notice=lambda line: click.echo(line, err=True),
+            trained=trained,
         )
     )
     if as_json:

@@ -13,6 +13,9 @@ import click
 import meld_duckdb
 from meld_duckdb import interrupt
 from meld_duckdb.cli.evaluate import evaluate
+from meld_duckdb.cli.index import index
+from meld_duckdb.cli.train import train
+from meld_duckdb.cli.workspace import workspace_group
 from meld_duckdb.errors import MeldError
 from meld_duckdb.settings import resolve
 
@@ -151,6 +154,9 @@ def doctor(workspace: Path | None) -> None:
 
 
 cli.add_command(evaluate)
+cli.add_command(train)
+cli.add_command(index)
+cli.add_command(workspace_group)
 
 
 def _leave_interrupted() -> NoReturn:

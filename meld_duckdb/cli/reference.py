@@ -42,7 +42,8 @@ _OPTIONS = {
     "options": "LIST of the only values that may be answered; it may differ from row to row",
     "k": "how many options the ranking holds; 5",
     "on_error": "`'null'` (default): a row without an answer is NULL, counted; `'fail'`: an error",
-    "tier": "`'auto'` (default); `'t0'` or `'t2'`: features or the model settle every row",
+    "tier": "`'auto'` (default); `'t0'`, `'t1'` or `'t2'`: features, features and a trained "
+    "expert, or the model settle every row; `'t1'` is an error where no expert is",
 }
 
 

@@ -41,12 +41,15 @@ class Exam:
         setup: Statements that teach labels and index tables.
         ask: The question: n, answer, probability, ranking, tier, error, n from 0 on.
         n: Number of questions.
+        held_out: Statement that gives the arguments of every question, which training must not
+            touch; None where the task's training is not evaluated.
     """
 
     tables: Mapping[str, pa.Table]
     setup: tuple[str, ...]
     ask: str
     n: int
+    held_out: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,7 +117,7 @@ def _asked_for(data: DataSet, n: int) -> list[int]:
     """The tuples that ``FROM meld.label_next`` asks for; it sees the dirty table alone."""
     table = data.read("dirty")
     numbers = pa.array(range(len(table)), pa.int64())
-    with fresh_connection() as connection:
+    with fresh_connection() as (connection, _):
         connection.register("__given", table.add_column(0, "row_id", numbers))
         connection.execute("CREATE TABLE dirty AS FROM __given")
         rows = connection.execute(

@@ -13,13 +13,18 @@ from meld_duckdb.register import connect
 
 
 @contextmanager
-def fresh_connection() -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open an in-memory database with a workspace of its own; both are gone afterwards."""
+def fresh_connection(keep: Path | None = None) -> Iterator[tuple[duckdb.DuckDBPyConnection, Path]]:
+    """Open an in-memory database with a workspace of its own, and tell where that lies.
+
+    Args:
+        keep: Directory of the workspace; None for one that is gone afterwards.
+    """
     with tempfile.TemporaryDirectory(prefix="meld-eval-") as folder:
-        connection = connect(":memory:", workspace=Path(folder) / "workspace", progress=False)
+        workspace = keep or Path(folder) / "workspace"
+        connection = connect(":memory:", workspace=workspace, progress=False)
         try:
             # DuckDB prints its progress bar to standard output, where the report goes.
             connection.execute("SET enable_progress_bar = false")
-            yield connection
+            yield connection, workspace
         finally:
             connection.close()

@@ -60,6 +60,7 @@ def prepare_match(data: DataSet, request: Request) -> list[Case]:
         tuple(setup),
         asking(f"meld_match_detail(a, b, {{'tier': {TIER}}})", joined.format("questions")),
         len(asked),
+        held_out=f"SELECT a, b FROM {joined.format('questions')}",
     )
     left, right = _texts(data, "tableA"), _texts(data, "tableB")
     baselines = base.pair_baselines(

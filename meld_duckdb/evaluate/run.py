@@ -28,6 +28,7 @@ from meld_duckdb.evaluate.layout import ALL_TASKS, TASKS, DataSet, find_datasets
 from meld_duckdb.evaluate.metrics import interval
 from meld_duckdb.evaluate.pairs import prepare_block, prepare_match
 from meld_duckdb.evaluate.schemas import prepare_schema_match
+from meld_duckdb.evaluate.training import Learn, train
 
 _ENCODED = {
     "annotate_column": prepare_annotate_column,
@@ -98,6 +99,7 @@ def evaluate(
     tier: str,
     encode: Encode | None,
     notice: Callable[[str], None],
+    trained: bool = False,
 ) -> Iterator[Result]:
     """Evaluate a task, or all, on every data set below a directory; a result per line.
 
@@ -108,6 +110,7 @@ def evaluate(
         tier: Option ``tier`` of every call.
         encode: Texts to vectors, for the baselines that use the encoder.
         notice: Called with one line when a case begins and ends.
+        trained: Whether ``meld train --stages retrieval`` is run after the labels are taught.
 
     Raises:
         InputError: No data set serves the task, or one cannot be read.
@@ -120,7 +123,7 @@ def evaluate(
     for name, data in datasets:
         for case in prepare(name, data, request, encode):
             notice(f"{case.task} on {case.dataset}: {case.labels} labels, {case.exam.n} questions")
-            result = measure(case, data, request.seed, tier)
+            result = measure(case, data, request.seed, tier, notice if trained else None)
             notice(f"  {_outcome(result)} in {result.seconds:.1f} s")
             yield result
 
@@ -159,15 +162,29 @@ def _outcome(result: Result) -> str:
     return f"{result.values[0].metric} {result.values[0].value:.3f}"
 
 
-def measure(case: Case, data: DataSet, seed: int, tier: str) -> Result:
-    """Ask the product, then grade its replies and those of the baselines."""
+def measure(
+    case: Case,
+    data: DataSet,
+    seed: int,
+    tier: str,
+    notice: Callable[[str], None] | None = None,
+) -> Result:
+    """Ask the product, then grade its replies and those of the baselines.
+
+    With a ``notice`` the workspace is trained first; the notice is told about it.
+    """
+    learned: list[str] = []
+
+    def learn(connection: duckdb.DuckDBPyConnection, workspace: Path, exam: Exam) -> None:
+        learned.extend(train(connection, workspace, case.task, exam, notice or (lambda _: None)))
+
     shape = Result(
         case.task, case.dataset, case.labels, case.gold.n, case.gold.positives, (),
         notes=case.notes, digest=_digest(data),
     )  # fmt: skip
     started = time.perf_counter()
     try:
-        replies = ask(case.exam, tier)
+        replies = ask(case.exam, tier, None if notice is None else learn)
     except (duckdb.Error, MeldError) as error:
         seconds = time.perf_counter() - started
         return _with(shape, seconds=seconds, error=" ".join(str(error).split())[:500])
@@ -180,6 +197,7 @@ def measure(case: Case, data: DataSet, seed: int, tier: str) -> Result:
         tiers=dict(sorted(Counter(r.tier for r in replies if r.tier is not None).items())),
         failures=sum(r.error is not None for r in replies),
         seconds=seconds,
+        notes=(*case.notes, *learned),
     )
 
 
@@ -189,16 +207,23 @@ def _with(shape: Result, **values: object) -> Result:
     return replace(shape, **values)  # type: ignore[arg-type]
 
 
-def ask(exam: Exam, tier: str) -> list[Reply]:
+def ask(exam: Exam, tier: str, learn: Learn | None = None) -> list[Reply]:
     """Answer an exam with a fresh database and a fresh workspace.
+
+    Args:
+        exam: The exam.
+        tier: Option ``tier`` of every call.
+        learn: Trains the workspace after the labels are taught; see `training.train`.
 
     Returns:
         A reply per question, in order; an empty one where the statement gave no row.
     """
-    with fresh_connection() as connection:
+    with fresh_connection() as (connection, workspace):
         load(connection, exam)
         for statement in exam.setup:
             connection.execute(statement).fetchall()
+        if learn is not None:
+            learn(connection, workspace, exam)
         rows = connection.execute(exam.ask.replace(TIER, f"'{tier}'")).fetchall()
     replies = [Reply()] * exam.n
     for n, answer, probability, ranking, settled, error in rows:

@@ -41,8 +41,13 @@ class TableHandlers(HandlerBase):
         """Behind ``FROM meld.index(t)``."""
         name, rows, options = only_rows(function, columns)
         records = table_records(rows)
+        given = given_options(options)
+        split = given.get("split")
         done = self.service.session.index(
-            str(name), records, embed=flag(given_options(options), "embed")
+            str(name),
+            records,
+            embed=flag(given, "embed"),
+            split=None if split is None else str(split),
         )
         result = {
             "table_name": done.name,

@@ -4,6 +4,7 @@
 model) adds to tier 0 on training rows. A tier that does not help is not paid for, and the entry
 says why. A base model without an entry is asked about the rows tier 0 is unsure of. An entry may
 also say whether labels of other tables help as demonstrations (``demonstrations_across_tables``).
+Whether tier 1 helps, each expert's own card says (`expert_card`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import Any, Literal
 
 from meld_duckdb.planner.options import Options
 from meld_duckdb.tasks.base import Answer
@@ -27,21 +28,27 @@ SMALL = 3.0
 _SIZE = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)([bBmM])(?![a-zA-Z0-9])")
 
 
+Ask = Literal["never", "unsure", "always"]
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What tier 2 is asked.
+    """What tiers 1 and 2 are asked.
 
     Attributes:
         engine: Whether the language model is asked at all.
         low: Rows with a tier-0 probability above this ...
         high: ... and below this are escalated; rows without a tier-0 answer always are.
         reason: Why the language model is or is not asked.
+        expert: Whether an expert of tier 1 is asked about the rows its card names
+            (``"unsure"``), about every row (``"always"``) or about none (``"never"``).
     """
 
     engine: bool
     low: float
     high: float
     reason: str
+    expert: Ask = "unsure"
 
     def escalates(self, tentative: Answer | None) -> bool:
         """Tell whether a row with this tier-0 answer goes to the language model."""
@@ -61,9 +68,11 @@ def choose_policy(task: str, model: str, options: Options) -> Policy:
         options: Options of the call; ``tier`` overrides the calibration.
     """
     if options.tier == "t0":
-        return Policy(False, 0.0, 1.0, "option tier is 't0'")
+        return Policy(False, 0.0, 1.0, "option tier is 't0'", "never")
+    if options.tier == "t1":
+        return Policy(False, 0.0, 1.0, "option tier is 't1'", "always")
     if options.tier == "t2":
-        return Policy(True, -1.0, 2.0, "option tier is 't2'")
+        return Policy(True, -1.0, 2.0, "option tier is 't2'", "never")
     entry = _measured().get(task, {}).get(model)
     if entry is None:
         return Policy(True, *UNSURE, f"base model {model!r} was not measured")

@@ -237,7 +237,7 @@ class Demonstrator:
 
     def _embed_labels(self, task: str) -> None:
         """Embed the labels that are not yet: learning itself needs no model."""
-        key = self.digest(task)
+        key = f"{self._catalogue.history.version()} {self.digest(task)}"  # a rollback forgets
         if self._embedded.get(task) == key:
             return
         waiting = self._store().labels_to_embed(task)
@@ -245,7 +245,7 @@ class Demonstrator:
             interrupt.check()
             part = waiting[start : start + _CHUNK]
             vectors = self._vectors([label.query for label in part])
-            self._store().add_labels(
+            self._store().set_label_vectors(
                 [replace(label, vector=v) for label, v in zip(part, vectors, strict=True)]
             )
         self._embedded[task] = key
@@ -257,7 +257,11 @@ class Demonstrator:
             return []
         key = self.digest(task)
         if self._labelled.get(task, ("",))[0] != key:
-            found = [d for d in self._store().labels(task) if known.get(d.query.digest) == d.answer]
+            stored = self._store().labels(task)
+            lost = known.keys() - {d.query.digest for d in stored}
+            if lost:
+                raise self._store().damaged("labels", f"{len(lost)} labels of {task} are lost")
+            found = [d for d in stored if known.get(d.query.digest) == d.answer]
             self._labelled[task] = (key, found)
         return self._labelled[task][1]
 

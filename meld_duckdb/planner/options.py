@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from meld_duckdb.errors import ConfigError, unknown_name
 from meld_duckdb.records import value_text
 
-_TIERS = {"auto": "auto", "t0": "t0", "0": "t0", "t2": "t2", "2": "t2"}
+_TIERS = {"auto": "auto", "t0": "t0", "0": "t0", "t1": "t1", "1": "t1", "t2": "t2", "2": "t2"}
 _BINARY = ("threshold", "on_error", "tier")
 _OPEN = ("options", "min_probability", "on_error", "tier")
 _CLOSED = ("min_probability", "k", "on_error", "tier")
@@ -38,7 +38,8 @@ class Options:
         options: The only values an open task may answer; None for any.
         k: Options that are ranked in the detail.
         on_error: ``"null"`` or ``"fail"``.
-        tier: ``"auto"``, or ``"t0"`` or ``"t2"`` to have one tier settle every row.
+        tier: ``"auto"``, or ``"t0"``, ``"t1"`` or ``"t2"`` to have one tier settle every row;
+            tier 1 adds to tier 0 and needs an expert.
     """
 
     threshold: float | None = None
@@ -101,5 +102,5 @@ def _check(key: str, value: object) -> object:
         return value
     tier = _TIERS.get(str(value).lower())
     if tier is None:
-        raise ConfigError(f"option 'tier' is {value!r}, expected 'auto', 't0' or 't2'")
+        raise ConfigError(f"option 'tier' is {value!r}, expected 'auto', 't0', 't1' or 't2'")
     return tier

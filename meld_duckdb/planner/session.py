@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import itertools
 import threading
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -14,8 +13,8 @@ import numpy as np
 
 from meld_duckdb import interrupt, models
 from meld_duckdb.engine.backend import Backend
-from meld_duckdb.engine.transformers import TransformersBackend, engine_digest
 from meld_duckdb.errors import ConfigError, InputError, unknown_name
+from meld_duckdb.planner.backends import BACKENDS, BackendKind
 from meld_duckdb.planner.cache import AnswerCache
 from meld_duckdb.planner.cascade import choose_policy
 from meld_duckdb.planner.clusters import (
@@ -28,70 +27,42 @@ from meld_duckdb.planner.clusters import (
     number_clusters,
 )
 from meld_duckdb.planner.demonstrations import Demonstrator
+from meld_duckdb.planner.experts import Experts, expert_loader
+from meld_duckdb.planner.indexing import Indexed, Indexer, Progress
+from meld_duckdb.planner.ledger import Ledger
 from meld_duckdb.planner.options import Options
 from meld_duckdb.planner.plan import Planner, Resources
 from meld_duckdb.planner.scorers import make_scorers
 from meld_duckdb.planner.scorers.match import MatchScorer
 from meld_duckdb.planner.stats import Outcome
-from meld_duckdb.planner.tables import Tables
+from meld_duckdb.planner.tables import Context, Tables
 from meld_duckdb.planner.whole import ask_pairs
 from meld_duckdb.records import TEXT_FIELD, Record, digest, plain_text
 from meld_duckdb.retrieval.blocking import METHODS, Candidates, find_candidates
 from meld_duckdb.retrieval.catalogue import Catalogue, table_digest
-from meld_duckdb.retrieval.encoder import Encoder, read_dimension
+from meld_duckdb.retrieval.encoder import Encoder, encoder_digest, read_dimension
 from meld_duckdb.retrieval.ranking import DEPTH, MOST_RANKED, order_candidates
 from meld_duckdb.retrieval.store import Label, Store
 from meld_duckdb.settings import Settings
 from meld_duckdb.tasks.base import Answer, Query
 from meld_duckdb.tasks.serialise import embedding_text
-from meld_duckdb.workspace import bind_encoder, open_workspace
+from meld_duckdb.workspace import (
+    Workspace,
+    adopt_adapter,
+    bind_encoder,
+    open_workspace,
+    read_adapter,
+)
 
 Notice = Callable[[str], None]
 
 _CHUNK = 64
 """Rows embedded before an interruption is looked for."""
 
-_EMBEDDED_ROWS = 512
-"""Rows written at once: an interruption or kill loses at most so many embeddings."""
+_NOTICED = 512
+"""Rows to embed from which on a line says so."""
 
-_PLAIN_ROWS = 20_000
 _T = TypeVar("_T")
-
-
-def _open_transformers(path: Path, settings: Settings) -> Backend:
-    return TransformersBackend(
-        path,
-        device=settings.device,
-        batch_size=settings.engine_batch,
-        max_prompt_tokens=settings.answer.max_prompt_tokens,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class BackendKind:
-    """A backend by its two faces: what it is, known without loading, and the thing itself."""
-
-    digest: Callable[[Path, Settings], str]
-    open: Callable[[Path, Settings], Backend]
-
-
-def _transformers_digest(path: Path, settings: Settings) -> str:
-    return engine_digest(path, settings.device, settings.answer.max_prompt_tokens)
-
-
-BACKENDS = {"transformers": BackendKind(_transformers_digest, _open_transformers)}
-"""Every backend by its name in the settings."""
-
-
-@dataclass(frozen=True, slots=True)
-class Indexed:
-    """Result of `Session.index`."""
-
-    name: str
-    n_entries: int
-    n_embedded: int
-    digest: str
-    seconds: float
 
 
 class Session:
@@ -108,17 +79,27 @@ class Session:
         self._lock = threading.RLock()
         self._loaded: dict[str, Any] = {}
         self._workspace = open_workspace(settings.workspace)
-        self.catalogue = Catalogue(self._workspace.catalogue_path)
-        self.tables = Tables(self.catalogue, lambda table: self.store.entries(table))  # noqa: PLW0108
+        self.catalogue = Catalogue(self._workspace.catalogue_path, self._workspace.lance_path)
+        self.ledger = Ledger(self._workspace, self.catalogue, notice)
+        self.ledger.recover()
+        self.tables = Tables(self.catalogue, self._load_table)
         self.demonstrator = Demonstrator(
             settings.answer, self.catalogue, lambda: self.store, lambda: self.encoder
         )
         scorers = make_scorers(
             self.tables,
-            lambda texts: self.encoder.encode(texts),  # noqa: PLW0108  (loads it late)
+            self.encode,
             self.demonstrator.labelled,
         )
+        self._scorers = scorers
         self._match = cast(MatchScorer, scorers["match"])
+        self.experts = Experts(
+            self._workspace.experts_path,
+            self._encoder_digest,
+            expert_loader(self._encoder_path, settings.device, notice),
+            self.demonstrator.digest,
+            notice,
+        )
         self.planner = Planner(
             Resources(
                 settings=settings.answer,
@@ -129,6 +110,7 @@ class Session:
                 backend=lambda: self.backend,
                 backend_digest=self._backend_digest,
                 encoder_digest=self._encoder_digest,
+                experts=self.experts,
             )
         )
 
@@ -152,14 +134,45 @@ class Session:
         return self._once("backend", self._load_backend)
 
     @property
+    def encoder_path(self) -> Path:
+        """Where the encoder that the settings name is on this machine."""
+        return self._encoder_path()
+
+    @property
+    def experts_path(self) -> Path:
+        """Directory of the workspace's experts."""
+        return self._workspace.experts_path
+
+    @property
     def store(self) -> Store:
         """The LanceDB store, opened on first use; the encoder itself is not needed for that."""
         return self._once("store", self._load_store)
 
+    @property
+    def workspace(self) -> Workspace:
+        """The directory all of it lies in."""
+        return self._workspace
+
+    @property
+    def encoder_digest(self) -> str:
+        """Identity of the encoder with its adapter, known without loading it."""
+        return self._encoder_digest()
+
+    def adopt_encoder(self, adapter: Path | None) -> None:
+        """Let the workspace's encoder take an adapter from now on, or none.
+
+        Vectors of the encoder before are of no use then: `index` embeds anew.
+        """
+        with self._lock:
+            adopt_adapter(self._workspace, adapter)
+            for name in ("encoder", "encoder digest", "store"):
+                self._loaded.pop(name, None)
+
     def _load_encoder(self) -> Encoder:
-        path = self._encoder_path()
-        self._notice(f"loading the encoder {self.settings.answer.encoder} (once a process)")
-        return Encoder(path, device=self.settings.device)
+        path, adapter = self._encoder_path(), read_adapter(self._workspace)
+        tuned = "" if adapter is None else ", tuned,"
+        self._notice(f"loading the encoder {self.settings.answer.encoder}{tuned} (once a process)")
+        return Encoder(path, adapter=adapter, device=self.settings.device)
 
     def _load_backend(self) -> Backend:
         kind, path = self._backend_kind(), self._model_path()
@@ -167,9 +180,15 @@ class Session:
         return kind.open(path, self.settings)
 
     def _load_store(self) -> Store:
-        bind_encoder(self._workspace, self.settings.answer.encoder, self._encoder_digest())
         dimension = read_dimension(self._encoder_path()) or self.encoder.dimension
-        return Store(self._workspace.lance_path, dimension)
+        digest, name = self._encoder_digest(), self.settings.answer.encoder
+        store = self.ledger.open_store(dimension, digest)
+        bind_encoder(self._workspace, name, digest, dimension)
+        return store
+
+    def _load_table(self, content: str) -> list[Record]:
+        n_rows = next((t.n_rows for t in self.catalogue.tables() if t.digest == content), None)
+        return self.store.entries(content, n_rows)
 
     def _backend_kind(self) -> BackendKind:
         name = self.settings.backend
@@ -184,7 +203,10 @@ class Session:
         )
 
     def _encoder_digest(self) -> str:
-        return self._once("encoder digest", lambda: models.model_digest(self._encoder_path()))
+        return self._once(
+            "encoder digest",
+            lambda: encoder_digest(self._encoder_path(), read_adapter(self._workspace)),
+        )
 
     def _model_path(self) -> Path:
         answer = self.settings.answer
@@ -193,6 +215,11 @@ class Session:
     def _encoder_path(self) -> Path:
         answer = self.settings.answer
         return models.locate(answer.encoder, self.settings.model_dir, "encoder")
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Embed texts: float32 [n, d], L2-normalised, in order; the encoder is loaded for it."""
+        vectors: np.ndarray = self.encoder.encode(texts)
+        return vectors
 
     def embed(self, records: Sequence[Record], what: str) -> np.ndarray:
         """Embed records: float32 [n, d], L2-normalised, in order.
@@ -203,7 +230,7 @@ class Session:
             return np.zeros((0, 1), dtype=np.float32)
         known = self.store.entry_vectors(records)
         new = list({r.digest: r for r in records if r.digest not in known}.values())
-        if len(new) > _EMBEDDED_ROWS:
+        if len(new) > _NOTICED:
             self._notice(f"embedding {len(new)} rows of {what}, about {len(new) // 100 + 1} s")
         limit = self.settings.answer.max_record_chars
         for start in range(0, len(new), _CHUNK):
@@ -225,40 +252,40 @@ class Session:
         vectors: np.ndarray = self.encoder.encode(texts)
         return vectors
 
-    def index(self, name: str, records: Sequence[Record], *, embed: bool) -> Indexed:
+    def index(
+        self,
+        name: str,
+        records: Sequence[Record],
+        *,
+        embed: bool,
+        split: str | None = None,
+        progress: Progress | None = None,
+    ) -> Indexed:
         """Index a table: its rows become context, candidates and neighbours of later queries.
 
-        A table already indexed with the same content is not touched; rows embedded before, in any
-        table, are not embedded again; a killed run continues where it stopped.
-        """
-        started = time.perf_counter()
-        content = table_digest(records)
-        kept = any(t.digest == content and t.embedded >= embed for t in self.catalogue.tables())
-        kept = kept and self.store.count_entries(content) == len(records)
-        n_embedded = 0 if kept else self._write_entries(name, content, records, embed=embed)
-        embedded = embed or any(t.embedded for t in self.catalogue.tables() if t.digest == content)
-        for orphan in self.catalogue.add_table(name, content, records, embedded=embedded):
-            self.store.remove_entries(orphan)
-        seconds = time.perf_counter() - started
-        return Indexed(name, len(records), n_embedded, content, seconds)
+        Rows already stored are not touched; rows embedded before, in any table, are not embedded
+        again; a killed run continues where it stopped. Two processes that index take turns.
 
-    def _write_entries(
-        self, name: str, content: str, records: Sequence[Record], *, embed: bool
-    ) -> int:
-        """Write the rows of a table, embedded part by part; gives how many were embedded anew."""
-        missing = 0
-        if embed:
-            known = self.store.entry_vectors(records)
-            missing = len({r.digest for r in records} - known.keys())
-        if missing > _CHUNK:
-            self._notice(f"embedding {missing} rows of {name}, about {missing // 100 + 1} s")
-        step = _EMBEDDED_ROWS if embed else _PLAIN_ROWS
-        for start in range(0, len(records), step):
-            interrupt.check()
-            chunk = records[start : start + step]
-            vectors = self.embed(chunk, name) if embed else None
-            self.store.add_entries(content, start, chunk, vectors)
-        return missing
+        Args:
+            name: Name of the table.
+            records: All its rows.
+            embed: Whether to embed them.
+            split: Column whose value is the split of a row.
+            progress: Called after every part that was written.
+
+        Raises:
+            InputError: There is no such column.
+            ArtefactError: The workspace cannot be written; what was there before is kept.
+        """
+        indexer = Indexer(
+            self.ledger,
+            self.catalogue,
+            self.store,
+            self._encoder_digest(),
+            self.embed,
+            self._notice,
+        )
+        return indexer.index(name, records, embed=embed, split=split, progress=progress)
 
     def block(
         self,
@@ -333,7 +360,8 @@ class Session:
         policy = choose_policy("match", self.settings.answer.model, options)
         answers: list[Answer] = []
         table = table_digest(rows)
-        if policy.engine or self.demonstrator.labels("match"):
+        one_by_one = policy.engine or policy.expert == "always"
+        if one_by_one or self.demonstrator.labels("match"):
             answers, outcome = ask_pairs(
                 self.planner, self.tables, "match", rows, rows, pairs.tolist(), options
             )
@@ -346,11 +374,26 @@ class Session:
             outcome = Outcome(evaluated=asked, answers=[Answer(tier=0)] * len(asked))
         with self.tables.lend({table: rows}):
             least = self._match.threshold(table, options)
+        expert = self.experts.of("match", (table, table), policy.expert)
+        if options.threshold is None and expert is not None:
+            least = expert.card.stack.threshold
         if linkage == "components":
             groups = connected_groups(len(rows), pairs, likely, least)
         else:
             groups = agreeing_groups(len(rows), pairs, likely, least, k)
         return number_clusters(distinct, groups), answers, outcome
+
+    def feature_answers(self, task: str, queries: Sequence[Query]) -> list[Answer | None]:
+        """Answers of tier 0 alone, in order, not cached: what its features say with all labels."""
+        answers: list[Answer | None] = [None] * len(queries)
+        groups: dict[Context, list[int]] = {}
+        for i, context in enumerate(self.tables.find(queries)):
+            groups.setdefault(context, []).append(i)
+        for context, positions in groups.items():
+            part = self._scorers[task].score([queries[i] for i in positions], context)
+            for i, answer in zip(positions, part, strict=True):
+                answers[i] = answer
+        return answers
 
     def ask_schemas(
         self, left: Sequence[Record], right: Sequence[Record], options: Options
@@ -389,5 +432,6 @@ class Session:
         """Store labels; the next query of the task uses them."""
         plain = [(replace(query, domain=None), answer) for query, answer in labelled]
         distinct = {query.digest: (query, answer) for query, answer in plain}
-        self.store.add_labels([Label(task, query, answer) for query, answer in distinct.values()])
-        self.catalogue.set_labels(task, {d: answer for d, (_, answer) in distinct.items()})
+        labels = [Label(task, query, answer) for query, answer in distinct.values()]
+        if labels:
+            self.ledger.learn(self.store, labels)

@@ -34,6 +34,7 @@ class Encoder:
 
     Args:
         model_path: A directory written by sentence-transformers or ``save_pretrained``.
+        adapter: A LoRA adapter for it, see `train.encoder`; None for the encoder as it is.
         device: ``"auto"`` (CUDA if there is one), ``"cpu"`` or ``"cuda"``.
         batch_size: Texts evaluated at once.
         cache_entries: Vectors of so many texts are kept in memory, least recently used go first.
@@ -47,6 +48,7 @@ class Encoder:
         self,
         model_path: Path,
         *,
+        adapter: Path | None = None,
         device: str = "auto",
         batch_size: int = 32,
         cache_entries: int = 20_000,
@@ -56,13 +58,13 @@ class Encoder:
         self._cache_entries = cache_entries
         load = _load_plain if _is_mean_pooled(model_path) else _load_sentence_transformer
         try:
-            self._embed, self._dimension = load(model_path, device, batch_size)
+            self._embed, self._dimension = load(model_path, adapter, device, batch_size)
         except ImportError as error:
             raise EngineUnavailable(
                 f"the encoder cannot start: {error}",
                 hint="pip install torch transformers sentence-transformers",
             ) from error
-        self._digest = digest("encoder/1", model_digest(model_path))
+        self._digest = encoder_digest(model_path, adapter)
 
     @property
     def digest(self) -> str:
@@ -113,6 +115,13 @@ class Encoder:
 _Embed = Callable[[list[str]], Vectors]
 
 
+def encoder_digest(model_path: Path, adapter: Path | None) -> str:
+    """Identity of an encoder's weights, known without loading them."""
+    if adapter is None:
+        return model_digest(model_path)
+    return digest("encoder/1", model_digest(model_path), model_digest(adapter))
+
+
 def read_dimension(model_path: Path) -> int | None:
     """Length of an encoder's vectors as its files say, without loading it; None if they do not."""
     for file, key in (
@@ -146,7 +155,9 @@ def _is_mean_pooled(path: Path) -> bool:
     return chosen == ["pooling_mode_mean_tokens"] and modules[0]["path"] == ""
 
 
-def _load_plain(path: Path, device: str, batch_size: int) -> tuple[_Embed, int]:
+def _load_plain(
+    path: Path, adapter: Path | None, device: str, batch_size: int
+) -> tuple[_Embed, int]:
     """Load with transformers; vectors are means over the tokens of the last layer, normalised."""
     import torch
     import transformers
@@ -162,6 +173,8 @@ def _load_plain(path: Path, device: str, batch_size: int) -> tuple[_Embed, int]:
             )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ArtefactCorrupt(f"{path} cannot be loaded as an encoder: {error}") from error
+    if adapter is not None:
+        model = _merge(model, adapter)
     model.to(device).eval()
     dimension = int(model.config.hidden_size)
     max_tokens = _max_tokens(path, tokenizer, model.config)
@@ -186,6 +199,21 @@ def _load_plain(path: Path, device: str, batch_size: int) -> tuple[_Embed, int]:
     return embed, dimension
 
 
+def _merge(model: Any, adapter: Path) -> Any:
+    """Add a LoRA adapter to the weights of a model: it costs nothing when texts are embedded."""
+    from peft import PeftModel
+    from safetensors import SafetensorError
+
+    try:
+        merged = PeftModel.from_pretrained(model, str(adapter), local_files_only=True)
+        return merged.merge_and_unload()
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise ArtefactCorrupt(
+            f"{adapter} cannot be loaded as an adapter of the encoder: {error}",
+            hint="remove it, then run meld train --stages retrieval again",
+        ) from error
+
+
 def _max_tokens(path: Path, tokenizer: Any, config: Any) -> int:
     """The model's own limit on a text's tokens; what is beyond it is cut off."""
     limits = [tokenizer.model_max_length, getattr(config, "max_position_embeddings", 512)]
@@ -195,7 +223,9 @@ def _max_tokens(path: Path, tokenizer: Any, config: Any) -> int:
     return int(min(limit for limit in limits if limit))
 
 
-def _load_sentence_transformer(path: Path, device: str, batch_size: int) -> tuple[_Embed, int]:
+def _load_sentence_transformer(
+    path: Path, adapter: Path | None, device: str, batch_size: int
+) -> tuple[_Embed, int]:
     import transformers
     from sentence_transformers import SentenceTransformer
 
@@ -206,6 +236,8 @@ def _load_sentence_transformer(path: Path, device: str, batch_size: int) -> tupl
             )
     except (OSError, ValueError, KeyError) as error:
         raise ArtefactCorrupt(f"{path} cannot be loaded as an encoder: {error}") from error
+    if adapter is not None:
+        model[0].auto_model = _merge(model[0].auto_model, adapter)
 
     def embed(texts: list[str]) -> Vectors:
         vectors: Vectors = model.encode(

@@ -9,11 +9,12 @@ Paper: MELD §2.2, Definition 2.1: a query is (instruction, demonstrations, tupl
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
-from meld_duckdb.records import Record, digest
+from meld_duckdb.records import Record, digest, make_record
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,26 @@ class Query:
         domain = ("domain", *self.domain) if self.domain is not None else ("open",)
         target = "" if self.target is None else self.target
         return digest(*(r.digest for r in self.records), "target", target, *domain)
+
+    def to_json(self) -> str:
+        """Return a form to keep; see `from_json`."""
+        fields = {
+            "records": [list(r.fields.items()) for r in self.records],
+            "target": self.target,
+            "domain": self.domain,
+        }
+        return json.dumps(fields, ensure_ascii=False)
+
+    @staticmethod
+    def from_json(text: str) -> Query:
+        """Read what `to_json` wrote."""
+        fields: dict[str, Any] = json.loads(text)
+        domain = fields["domain"]
+        return Query(
+            tuple(make_record(dict(items)) for items in fields["records"]),
+            fields["target"],
+            tuple(domain) if domain is not None else None,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,15 @@ Everything that makes training data gives these, everything that trains takes th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
 
+from meld_duckdb.errors import ArtefactCorrupt
 from meld_duckdb.records import digest
 from meld_duckdb.tasks.base import Query
+from meld_duckdb.workspace import write_atomic
 
 LABELLED = "labelled"
 """Origin of a row that a person labelled."""
@@ -42,3 +47,33 @@ class TrainingRow:
     def digest(self) -> str:
         """Identity of question and answer, whatever the origin."""
         return digest(self.task, self.query.digest, self.answer)
+
+
+def write_rows(path: Path, rows: Sequence[TrainingRow]) -> None:
+    """Write rows as JSON lines; the file appears whole or not at all."""
+    lines = (
+        json.dumps({**_fields(row), "query": row.query.to_json()}, ensure_ascii=False)
+        for row in rows
+    )
+    write_atomic(path, "".join(f"{line}\n" for line in lines))
+
+
+def read_rows(path: Path) -> list[TrainingRow]:
+    """Read what `write_rows` wrote; none where there is no such file.
+
+    Raises:
+        ArtefactCorrupt: A line is no row.
+    """
+    if not path.is_file():
+        return []
+    try:
+        found = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        return [TrainingRow(**{**row, "query": Query.from_json(row["query"])}) for row in found]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtefactCorrupt(
+            f"{path} holds no training rows: {error}", hint="remove it and train again"
+        ) from error
+
+
+def _fields(row: TrainingRow) -> dict[str, object]:
+    return {field.name: getattr(row, field.name) for field in fields(row)}

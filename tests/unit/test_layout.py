@@ -16,6 +16,7 @@ RANKS = {
     "sql": 0,
     "calibration": 0,
     "settings": 1,
+    "locks": 1,
     "workspace": 1,
     "tasks": 1,
     "features": 1,
@@ -34,7 +35,7 @@ RANKS = {
     "cli": 10,
 }
 DOORS = {
-    "lancedb": {"retrieval/store.py"},
+    "lancedb": {"retrieval/lance.py"},
     "torch": {"engine", "retrieval/encoder.py", "train", "cli/doctor.py"},
     "transformers": {"engine", "retrieval/encoder.py", "train", "pulling.py"},
     "sentence_transformers": {"retrieval/encoder.py", "train"},

@@ -24,7 +24,7 @@ def test_options_are_read() -> None:
         ("match", {"threshold": 1.5}, "expected a number from 0 to 1"),
         ("match", {"threshold": "high"}, "expected a number from 0 to 1"),
         ("match", {"on_error": "ignore"}, "expected 'null' or 'fail'"),
-        ("match", {"tier": "t9"}, "expected 'auto', 't0' or 't2'"),
+        ("match", {"tier": "t9"}, "expected 'auto', 't0', 't1' or 't2'"),
         ("impute", {"options": "a"}, "expected a list of values"),
         ("match", {"on_error": ["x"]}, "expected 'null' or 'fail'"),
         ("match", 0.8, "expected a STRUCT"),

@@ -1,0 +1,106 @@
+"""``meld workspace``: what happened to index and labels, and how to undo or mend it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from meld_duckdb.settings import resolve
+
+if TYPE_CHECKING:
+    from meld_duckdb.planner.ledger import Ledger
+
+_WORKSPACE = click.option(
+    "--workspace",
+    type=click.Path(path_type=Path),
+    help="Directory of index, labels and cache (default .meld, or MELD_WORKSPACE).",
+)
+_TABLES = ("tables", "entries", "labels", "knowledge")
+
+
+@click.group("workspace")
+def workspace_group() -> None:
+    """Undo, mend and tidy what is indexed and learned."""
+
+
+@workspace_group.command()
+@_WORKSPACE
+def versions(workspace: Path | None) -> None:
+    """List the operations that can be gone back to: when, what, and the rows there were after."""
+    from meld_duckdb.cli.run import print_table
+
+    operations = _ledger(workspace).operations()
+    rows = [
+        (
+            str(op.version),
+            op.at.astimezone().strftime("%Y-%m-%d %H:%M:%S"),
+            op.what,
+            *(str(op.n_rows.get(name, 0)) for name in _TABLES),
+        )
+        for op in operations
+    ]
+    print_table(("version", "time", "what", *_TABLES), rows)
+
+
+@workspace_group.command()
+@click.argument("version", type=int)
+@_WORKSPACE
+def rollback(version: int, workspace: Path | None) -> None:
+    """Bring index, labels and facts back to what they were after VERSION; can itself be undone."""
+    ledger = _ledger(workspace)
+    ledger.rollback(version)
+    click.echo(f"back at version {version}, kept as version {ledger.operations()[-1].version}")
+
+
+@workspace_group.command()
+@_WORKSPACE
+def rebuild(workspace: Path | None) -> None:
+    """Make the catalogue of tables and labels anew from the index, after it was damaged."""
+    from meld_duckdb.errors import ArtefactCorrupt
+    from meld_duckdb.workspace import open_workspace, set_aside
+
+    try:
+        ledger = _ledger(workspace)
+    except ArtefactCorrupt:
+        path = open_workspace(resolve({"workspace": workspace})[0].workspace).catalogue_path
+        click.echo(f"the damaged catalogue is kept as {set_aside(path)}", err=True)
+        ledger = _ledger(workspace)
+    for line in ledger.rebuild():
+        click.echo(line, err=True)
+    counts = ledger.operations()[-1].n_rows
+    click.echo(f"{counts.get('tables', 0)} tables, {counts.get('labels', 0)} labels")
+
+
+@workspace_group.command()
+@click.option(
+    "--keep",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Versions that can still be gone back to.",
+)
+@_WORKSPACE
+def compact(keep: int, workspace: Path | None) -> None:
+    """Merge small files and remove versions, so that less disk is used."""
+    _ledger(workspace).compact(keep)
+
+
+@workspace_group.command()
+@click.argument("table")
+@_WORKSPACE
+def drop(table: str, workspace: Path | None) -> None:
+    """Forget the indexed TABLE; the table itself is not touched."""
+    click.echo(f"{table}: {_ledger(workspace).drop_table(table)} rows forgotten")
+
+
+def _ledger(path: Path | None) -> Ledger:
+    from meld_duckdb.planner.ledger import Ledger
+    from meld_duckdb.retrieval.catalogue import Catalogue
+    from meld_duckdb.workspace import open_workspace
+
+    settings, _ = resolve({"workspace": path})
+    workspace = open_workspace(settings.workspace)
+    catalogue = Catalogue(workspace.catalogue_path, workspace.lance_path)
+    return Ledger(workspace, catalogue, lambda text: click.echo(f"meld: {text}", err=True))

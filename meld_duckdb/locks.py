@@ -1,0 +1,102 @@
+"""A lock between processes: held through the operating system, so a dead holder never keeps it."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from meld_duckdb import interrupt
+from meld_duckdb.errors import ArtefactError
+
+_POLL_S = 0.02
+_NOTICE_AFTER_S = 3.0
+
+
+class FileLock:
+    """An exclusive lock on a file, re-entrant within a thread.
+
+    Threads and processes wait for one another. The file holds the id of the process that has the
+    lock, for notices only; it stays behind, empty of meaning, when the lock is released.
+
+    Args:
+        path: The lock file; its directory must exist when the lock is taken.
+        doing: What a holder is doing, for the notice of those who wait.
+        notice: Called with one line after a few seconds of waiting.
+    """
+
+    def __init__(
+        self, path: Path, doing: str, notice: Callable[[str], None] = lambda text: None
+    ) -> None:
+        self._path = path
+        self._doing = doing
+        self._notice = notice
+        self._thread = threading.RLock()
+        self._depth = 0
+        self._handle = -1
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Hold the lock; waits as long as another holds it, and can be interrupted.
+
+        Raises:
+            ArtefactError: The lock file cannot be made, or the file system knows no locks.
+            KeyboardInterrupt: The wait was interrupted.
+        """
+        with self._thread:
+            if self._depth == 0:
+                self._acquire()
+            self._depth += 1
+            try:
+                yield
+            finally:
+                self._depth -= 1
+                if self._depth == 0:
+                    os.close(self._handle)  # releases the lock
+
+    def _acquire(self) -> None:
+        import fcntl  # POSIX only; imported late so that reading works everywhere
+
+        started = time.monotonic()
+        told = False
+        try:
+            self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise self._unusable(error) from error
+        try:
+            while True:
+                try:
+                    fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    interrupt.check()
+                    if not told and time.monotonic() - started > _NOTICE_AFTER_S:
+                        told = True
+                        self._notice(f"waiting for process {self._holder()}, {self._doing}")
+                    time.sleep(_POLL_S)
+            self._sign()
+        except OSError as error:
+            os.close(self._handle)
+            raise self._unusable(error) from error
+        except BaseException:
+            os.close(self._handle)
+            raise
+
+    def _holder(self) -> str:
+        return os.pread(self._handle, 20, 0).decode("ascii", "replace").strip() or "?"
+
+    def _sign(self) -> None:
+        """Write the own process id; a full disk is no reason not to hold the lock."""
+        try:
+            os.pwrite(self._handle, f"{os.getpid():<20}".encode("ascii"), 0)
+        except OSError:
+            return
+
+    def _unusable(self, error: OSError) -> ArtefactError:
+        return ArtefactError(
+            f"the lock {self._path} cannot be taken: {error.strerror or error}",
+            hint="the workspace must be a writable directory on a file system with locks",
+        )

@@ -1,0 +1,126 @@
+"""The planner's step of tier 2: the language model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from meld_duckdb import interrupt
+from meld_duckdb.planner.batch import Batch, Resources, keep
+from meld_duckdb.tasks.base import Answer, Evidence, Query
+from meld_duckdb.tasks.binary import LANGUAGE_MODEL_TIER
+from meld_duckdb.tasks.letters import MOST_OPTIONS
+
+HALVINGS = 4
+"""Times the records of a prompt that is too long are cut to half."""
+
+
+def ask_engine(batch: Batch, resources: Resources) -> Batch:
+    """Tier 2: ask the language model about what is still open, batch by batch.
+
+    A prompt that is too long is asked again with its records cut to half; a row the model cannot
+    answer falls back to its answer of an earlier tier where there is one.
+    """
+    batch = _show_labels(batch, resources)
+    max_chars = resources.settings.max_record_chars
+    crowded = {
+        i: Answer(tier=LANGUAGE_MODEL_TIER, error=f"too_many_options: {n}, at most {MOST_OPTIONS}")
+        for i in batch.open
+        if (n := len(_shortlist(batch, i).domain or ())) > MOST_OPTIONS
+    }
+    batch = batch.settle({i: _with_earlier(batch, i, answer) for i, answer in crowded.items()})
+    waiting = batch.open
+    for _ in range(HALVINGS):
+        batch, waiting = _ask_round(batch, resources, waiting, max_chars)
+        if not waiting:
+            return batch
+        max_chars //= 2
+    return _ask_round(batch, resources, waiting, max_chars, last=True)[0]
+
+
+def _show_labels(batch: Batch, resources: Resources) -> Batch:
+    """Add the labels near each open question to its evidence.
+
+    They are looked up only where the model will be shown them: that embeds the question, which
+    costs ten times what tier 0 costs.
+    """
+    tentative, waiting = list(batch.tentative), batch.open
+    shown = resources.demonstrator.add_neighbours(
+        batch.task, [batch.queries[i] for i in waiting], [tentative[i] for i in waiting]
+    )
+    for i, answer in zip(waiting, shown, strict=True):
+        tentative[i] = answer
+    return replace(batch, tentative=tuple(tentative))
+
+
+def _shortlist(batch: Batch, position: int) -> Query:
+    """The query with the options that tier 0 ranks best, if it has more than can be listed."""
+    query, tentative = batch.queries[position], batch.tentative[position]
+    if query.domain is None or len(query.domain) <= MOST_OPTIONS or tentative is None:
+        return query
+    best = {option for option, _ in tentative.ranking[:MOST_OPTIONS]}
+    kept = [i for i, option in enumerate(query.domain) if option in best]
+    records = query.records
+    if len(records) == len(query.domain) + 1:  # entity linking: a record per option
+        records = (records[0], *(records[i + 1] for i in kept))
+    return (
+        replace(query, records=records, domain=tuple(query.domain[i] for i in kept))
+        if kept
+        else query
+    )
+
+
+def _ask_round(
+    batch: Batch,
+    resources: Resources,
+    positions: Sequence[int],
+    max_chars: int,
+    *,
+    last: bool = False,
+) -> tuple[Batch, list[int]]:
+    """Ask once; gives the batch and the positions whose prompt was too long (none if ``last``)."""
+    task = batch.task
+    queries = [_shortlist(batch, i) for i in positions]
+    shown = resources.demonstrator.demonstrations(task, queries)
+    prompts = [
+        task.prompt(query, demonstrations, max_chars)
+        for query, demonstrations in zip(queries, shown, strict=True)
+    ]
+    too_long: list[int] = []
+    n_prompts = n_tokens = 0
+    for finished in resources.backend().complete(prompts):
+        found: dict[int, Answer] = {}
+        for number, completion in finished:
+            i = positions[number]
+            if not last and (completion.error or "").startswith("prompt_too_long"):
+                too_long.append(i)
+                continue
+            n_prompts += 1
+            n_tokens += completion.prompt_tokens
+            answer = task.parse(queries[number], completion)
+            found[i] = _with_earlier(batch, i, answer)
+        batch = keep(batch, resources, found)
+        interrupt.check()
+    batch = replace(
+        batch,
+        engine_prompts=batch.engine_prompts + n_prompts,
+        prompt_tokens=batch.prompt_tokens + n_tokens,
+    )
+    return batch, sorted(too_long)
+
+
+def _with_earlier(batch: Batch, position: int, answer: Answer) -> Answer:
+    """Combine an answer of tier 2 with what tier 0 or 1 said: beside it, or instead of it."""
+    tentative = batch.tentative[position]
+    if tentative is None:
+        return answer
+    if answer.error is None:
+        said = Evidence(
+            f"tier {tentative.tier or 0}", tentative.value or "", tentative.probability or 0.0
+        )
+        near = tuple(e for e in tentative.evidence if e.kind == "neighbour")
+        return replace(answer, evidence=(said, *near))
+    if batch.options.tier == "t2" or tentative.error is not None:
+        return answer
+    failed = Evidence("tier 2", answer.error, 0.0)
+    return replace(tentative, evidence=(*tentative.evidence, failed))

@@ -1,0 +1,89 @@
+"""What the planner's steps pass on, and what they use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from meld_duckdb.engine.backend import Backend
+from meld_duckdb.planner.cache import AnswerCache
+from meld_duckdb.planner.cascade import Policy
+from meld_duckdb.planner.demonstrations import Demonstrator
+from meld_duckdb.planner.experts import Expert, ExpertSource
+from meld_duckdb.planner.options import Options
+from meld_duckdb.planner.scorers import Scorer
+from meld_duckdb.planner.tables import Context, Tables
+from meld_duckdb.settings import AnswerSettings
+from meld_duckdb.tasks.base import Answer, Query, Task
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the steps use. The heavy ones are behind functions that load on first call."""
+
+    settings: AnswerSettings
+    cache: AnswerCache | None
+    tables: Tables
+    scorers: dict[str, Scorer]
+    demonstrator: Demonstrator
+    backend: Callable[[], Backend]
+    backend_digest: Callable[[], str]
+    encoder_digest: Callable[[], str]
+    experts: ExpertSource | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Distinct queries on their way; all tuples are in the order of ``queries``.
+
+    Attributes:
+        contexts: Tables of each query's records.
+        keys: Cache key of each query.
+        experts: Expert that may be asked about each query, None where there is none.
+        answers: Final answers, None while undecided.
+        tentative: Answers of tier 0 or 1 that a later tier may replace.
+        cached: Positions answered without computing.
+        engine_prompts: Prompts answered by the language model.
+        prompt_tokens: Tokens of these.
+    """
+
+    task: Task
+    options: Options
+    policy: Policy
+    queries: tuple[Query, ...]
+    contexts: tuple[Context, ...]
+    keys: tuple[str, ...] = ()
+    experts: tuple[Expert | None, ...] = ()
+    answers: tuple[Answer | None, ...] = ()
+    tentative: tuple[Answer | None, ...] = ()
+    cached: frozenset[int] = frozenset()
+    engine_prompts: int = 0
+    prompt_tokens: int = 0
+
+    @property
+    def open(self) -> list[int]:
+        """Positions still undecided."""
+        return [i for i, answer in enumerate(self.answers) if answer is None]
+
+    def waits_for_expert(self, position: int) -> bool:
+        """Tell whether an expert is to be asked about a query, given its tier-0 answer."""
+        if self.policy.expert == "always":
+            return True
+        expert = self.experts[position]
+        return expert is not None and expert.wants(self.tentative[position])
+
+    def settle(self, found: dict[int, Answer], *, cached: bool = False) -> Batch:
+        """Return the batch with answers filled in."""
+        answers = tuple(found.get(i, answer) for i, answer in enumerate(self.answers))
+        hits = self.cached | found.keys() if cached else self.cached
+        return replace(self, answers=answers, cached=frozenset(hits))
+
+
+Step = Callable[[Batch, Resources], Batch]
+
+
+def keep(batch: Batch, resources: Resources, found: dict[int, Answer]) -> Batch:
+    """Settle queries and put their answers into the cache."""
+    if resources.cache is not None:
+        resources.cache.put({batch.keys[i]: answer for i, answer in found.items()})
+    return batch.settle(found)

@@ -1,0 +1,341 @@
+"""Train the tier-1 expert of a task and its tables from the labels of a session, and judge it.
+
+    labels -> folds -> tier 0 and tier 1 trained without each fold say what they think of it
+           -> `train.stack` decides -> one cross-encoder on everything -> <workspace>/experts/<id>/
+
+A label is judged by models that have seen neither it nor another label of the same records. The
+expert is saved either way; where it does not add to tier 0 its card says so and no row pays for it.
+
+Paper: MELD §4.2 and §4.3; an expert there is a LoRA on the language model.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from meld_duckdb import models
+from meld_duckdb.engine.cross_encoder import CrossEncoder, files_digest
+from meld_duckdb.errors import TrainingError
+from meld_duckdb.features.stack import FloatArray
+from meld_duckdb.planner.expert_card import ExpertCard, Key, expert_key
+from meld_duckdb.planner.experts import shortlisted
+from meld_duckdb.planner.save_expert import existing_expert, save_expert
+from meld_duckdb.planner.scorers import make_scorers
+from meld_duckdb.planner.scorers.base import Labels
+from meld_duckdb.planner.session import Session
+from meld_duckdb.planner.tables import Context
+from meld_duckdb.records import digest
+from meld_duckdb.tasks.base import Answer, Demonstration, Query
+from meld_duckdb.tasks.pairs import BINARY, CHOOSING, option_pairs
+from meld_duckdb.train.cross_encoder import (
+    POSITIVE,
+    Progress,
+    T1Settings,
+    train_cross_encoder,
+)
+from meld_duckdb.train.folds import draw_folds, groups_of, without
+from meld_duckdb.train.rows import TrainingRow
+from meld_duckdb.train.stack import IntArray, Verdict, fit_option_stack, fit_stack
+
+_LOG = logging.getLogger(__name__)
+
+LEAST_LABELS = 10
+"""Labels below which no expert is trained."""
+
+Opinions = list[Answer | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Lesson:
+    """The labels of one expert, and what is said of them by models that have not seen them.
+
+    Attributes:
+        task: Name of the task.
+        rows: Labels with the options that tier 0 ranks best.
+        extra: Rows that are no labels.
+        folds: Fold of each label, [n].
+        tier0: Held-out tier-0 answers.
+    """
+
+    task: str
+    rows: list[TrainingRow]
+    extra: list[TrainingRow]
+    folds: IntArray
+    tier0: Opinions
+
+
+def train_expert(
+    session: Session,
+    task: str,
+    key: Key | None = None,
+    rows_extra: Sequence[TrainingRow] = (),
+    settings: T1Settings | None = None,
+    progress: Progress = lambda line: None,
+) -> ExpertCard:
+    """Train, judge and save the expert of a task for questions with one key.
+
+    Trained once and asked again for the same labels, rows, settings and encoder, it returns the
+    card that is there.
+
+    Args:
+        session: Gives labels, tables, encoder and the place to save to.
+        task: Name of the task; one of `tasks.pairs.BINARY` or `CHOOSING`.
+        key: Which questions, see `planner.expert_card.expert_key`; None for the key of most labels.
+        rows_extra: Self-annotated and transformed rows of the same task. They are never judged by;
+            a row is left out of the folds that would judge a label of the same records.
+        settings: See `T1Settings`.
+        progress: Called with a line per fold and pass.
+
+    Returns:
+        The card; ``use`` tells whether queries will ask the expert, ``reason`` why.
+
+    Raises:
+        TrainingError: The task has no such expert, or there are too few labels.
+    """
+    settings = settings or T1Settings()
+    if task not in BINARY | CHOOSING:
+        raise TrainingError(
+            f"{task} has no tier-1 expert", hint=f"known: {', '.join(sorted(BINARY | CHOOSING))}"
+        )
+    started = time.perf_counter()
+    key, labels, contexts = _labels_of(session, task, key)
+    extra = [row for row in rows_extra if row.task == task]
+    inputs = _inputs_digest(session, task, key, labels, extra, settings)
+    known = existing_expert(session.experts_path, task, key, inputs)
+    if known is not None:
+        progress(f"the expert {known.id} is trained on these rows already")
+        return known
+    lesson = _prepare(session, task, labels, contexts, extra, settings, progress)
+    verdict = _judge(session, lesson, labels, contexts, settings, progress)
+    with TemporaryDirectory(prefix="meld-expert-") as folder:
+        place = Path(folder) / "expert"
+        rows = [*lesson.rows, *lesson.extra]
+        trained = train_cross_encoder(rows, session.encoder_path, place, settings, (), progress)
+        card = ExpertCard(
+            id="",
+            task=task,
+            key=key,
+            use=verdict.use,
+            reason=verdict.reason,
+            stack=verdict.stack,
+            low=verdict.low,
+            high=verdict.high,
+            shortlist=settings.options,
+            max_tokens=settings.max_tokens,
+            encoder=session.settings.answer.encoder,
+            encoder_digest=models.model_digest(session.encoder_path),
+            weights=trained.digest,
+            labels=session.demonstrator.digest(task),
+            inputs=inputs,
+            rows=dict(Counter(row.origin for row in rows)),
+            settings=asdict(settings),
+            metrics=verdict.metrics,
+            made=time.time(),
+            seconds=round(time.perf_counter() - started, 1),
+        )
+        card = save_expert(session.experts_path, card, place)
+    progress(f"expert {card.id}: {'used' if card.use else 'not used'}: {card.reason}")
+    return card
+
+
+def _labels_of(
+    session: Session, task: str, key: Key | None
+) -> tuple[Key, list[Demonstration], list[Context]]:
+    """The labels with a key, or with the commonest one, and the tables of each."""
+    labels = list(session.demonstrator.labelled(task))
+    contexts = session.tables.find([label.query for label in labels])
+    keys = [expert_key(task, d.query, c) for d, c in zip(labels, contexts, strict=True)]
+    if key is None and keys:
+        [(key, _)] = Counter(keys).most_common(1)
+    at = [i for i, own in enumerate(keys) if own == key]
+    if key is None or len(at) < LEAST_LABELS:
+        raise TrainingError(
+            f"{len(at)} labels of {task} belong to these tables, at least {LEAST_LABELS} are "
+            "needed for an expert",
+            hint=f"teach more: SELECT meld_learn('{task}', ...); FROM meld.label_next proposes",
+        )
+    return key, [labels[i] for i in at], [contexts[i] for i in at]
+
+
+def _prepare(
+    session: Session,
+    task: str,
+    labels: Sequence[Demonstration],
+    contexts: Sequence[Context],
+    extra: Sequence[TrainingRow],
+    settings: T1Settings,
+    progress: Progress,
+) -> _Lesson:
+    groups = groups_of([label.query for label in labels])
+    answers = [label.answer for label in labels]
+    folds = draw_folds(groups, answers if task in BINARY else None, settings.folds, settings.seed)
+    progress(f"tier 0 of {len(labels)} labels, without each of {len(set(folds.tolist()))} folds")
+    tier0 = held_out_tier0(session, task, labels, contexts, folds)
+    rows = [
+        TrainingRow(task, _offered(task, d, said, settings.options), d.answer)
+        for d, said in zip(labels, tier0, strict=True)
+    ]
+    return _Lesson(task, rows, list(extra), folds, tier0)
+
+
+def held_out_tier0(
+    session: Session,
+    task: str,
+    labels: Sequence[Demonstration],
+    contexts: Sequence[Context],
+    folds: IntArray,
+) -> Opinions:
+    """What tier 0 says of each label when it has learned the labels of the other folds only.
+
+    Args:
+        session: Gives the tables, the encoder and labels of other tasks.
+        task: Name of the task.
+        labels: Labels of the expert.
+        contexts: Tables of each.
+        folds: Fold of each, [n].
+
+    Returns:
+        One answer per label, in order; None where features say nothing.
+    """
+    answers: Opinions = [None] * len(labels)
+    own = {label.query.digest for label in labels}
+    elsewhere = [d for d in session.demonstrator.labelled(task) if d.query.digest not in own]
+    for fold in np.unique(folds).tolist():
+        asked = np.flatnonzero(folds == fold).tolist()
+        hidden = {r.digest for i in asked for r in labels[i].query.records}
+        known = [*elsewhere, *(labels[i] for i in np.flatnonzero(folds != fold).tolist())]
+        told = _told(session, {task: known}, hidden)
+        scorer = make_scorers(session.tables, session.encode, told)[task]
+        for context in dict.fromkeys(contexts[i] for i in asked):
+            at = [i for i in asked if contexts[i] == context]
+            said = scorer.score([labels[i].query for i in at], context)
+            for i, answer in zip(at, said, strict=True):
+                answers[i] = answer
+    return answers
+
+
+def _told(session: Session, known: dict[str, Sequence[Demonstration]], hidden: set[str]) -> Labels:
+    """Labels of each task: those given, of other tasks all but those of hidden records."""
+
+    def told(name: str) -> Sequence[Demonstration]:
+        if name not in known:
+            known[name] = without(session.demonstrator.labelled(name), hidden)
+        return known[name]
+
+    return told
+
+
+def _offered(task: str, label: Demonstration, said: Answer | None, most: int) -> Query:
+    """The question of a label with the options that tier 0 ranks best, the right one among them."""
+    if task in BINARY:
+        return label.query
+    query = label.query
+    if task == "link_entity" and query.domain is None:
+        query = replace(query, domain=_candidates(query))
+    ranking = [option for option, _ in said.ranking] if said is not None else []
+    short = shortlisted(query, ranking, most)
+    if short.domain is None or label.answer in short.domain:
+        return short
+    if query.domain is not None and label.answer not in query.domain:
+        return short
+    return shortlisted(query, [*(short.domain[: most - 1]), label.answer], most)
+
+
+def _candidates(query: Query) -> tuple[str, ...]:
+    from meld_duckdb.planner.questions import candidate_key
+
+    return tuple(candidate_key(record) or "" for record in query.records[1:])
+
+
+def _judge(
+    session: Session,
+    lesson: _Lesson,
+    labels: Sequence[Demonstration],
+    contexts: Sequence[Context],
+    settings: T1Settings,
+    progress: Progress,
+) -> Verdict:
+    """Let both tiers judge labels they have not seen, and decide."""
+    odds = held_out_tier1(session, lesson, settings, progress)
+    if lesson.task in BINARY:
+        positive = POSITIVE[lesson.task]
+        yes = np.array([row.answer == positive for row in lesson.rows])
+        tier0 = np.array(
+            [0.5 if a is None or a.probability is None else a.probability for a in lesson.tier0]
+        )
+        own_cut = _cut(lesson.tier0, tier0, positive)
+        return fit_stack(tier0, np.array([o[0] for o in odds]), yes, lesson.folds, own_cut)
+    at, shares = [], []
+    for i, (row, said) in enumerate(zip(lesson.rows, lesson.tier0, strict=True)):
+        ranked = dict(said.ranking) if said is not None else {}
+        before = np.array([ranked.get(option, 0.0) for option in row.query.domain or ()])
+        if row.answer in (row.query.domain or ()) and len(before) > 1 and before.sum() > 0:
+            at.append(i)
+            shares.append(before / before.sum())
+    right = [(lesson.rows[i].query.domain or ()).index(lesson.rows[i].answer) for i in at]
+    return fit_option_stack(shares, [odds[i] for i in at], right, lesson.folds[at])
+
+
+def _cut(said: Opinions, tier0: FloatArray, positive: str) -> float:
+    """About where tier 0 begins to answer yes: between the surest no and the least sure yes."""
+    yes = np.array([a is not None and a.value == positive for a in said])
+    if not yes.any() or yes.all():
+        return 0.5
+    return float((tier0[yes].min() + tier0[~yes].max()) / 2)
+
+
+def held_out_tier1(
+    session: Session, lesson: _Lesson, settings: T1Settings, progress: Progress
+) -> list[FloatArray]:
+    """Log-odds of each label's pairs by cross-encoders that were trained without its fold."""
+    odds: list[FloatArray] = [np.zeros(0)] * len(lesson.rows)
+    with TemporaryDirectory(prefix="meld-expert-") as folder:
+        for fold in np.unique(lesson.folds).tolist():
+            asked = np.flatnonzero(lesson.folds == fold).tolist()
+            known = [lesson.rows[i] for i in np.flatnonzero(lesson.folds != fold).tolist()]
+            hidden = {r.digest for i in asked for r in lesson.rows[i].query.records}
+            sources = {lesson.rows[i].digest for i in asked}
+            extra = [
+                row
+                for row in lesson.extra
+                if row.source not in sources and not hidden & {r.digest for r in row.query.records}
+            ]
+            place = Path(folder) / str(fold)
+            train_cross_encoder([*known, *extra], session.encoder_path, place, settings, ())
+            model = CrossEncoder(
+                session.encoder_path,
+                place,
+                device=session.settings.device,
+                max_tokens=settings.max_tokens,
+            )
+            pairs = [option_pairs(lesson.task, lesson.rows[i].query) for i in asked]
+            found = model.score([pair for each in pairs for pair in each]).astype(np.float64)
+            ends = np.cumsum([len(each) for each in pairs]).tolist()
+            for i, each, end in zip(asked, pairs, ends, strict=True):
+                odds[i] = found[end - len(each) : end]
+            progress(f"tier 1 without fold {fold + 1}: {len(asked)} labels judged")
+    return odds
+
+
+def _inputs_digest(
+    session: Session,
+    task: str,
+    key: Key,
+    labels: Sequence[Demonstration],
+    extra: Sequence[TrainingRow],
+    settings: T1Settings,
+) -> str:
+    """Identity of everything an expert is made from."""
+    rows = sorted(f"{d.query.digest} {d.answer}" for d in labels)
+    others = sorted(f"{row.digest} {row.origin} {row.weight}" for row in extra)
+    start = "" if settings.start is None else files_digest(Path(settings.start))
+    encoder = models.model_digest(session.encoder_path)
+    return digest(task, *key, "labels", *rows, "extra", *others, repr(settings), start, encoder)

@@ -1,0 +1,328 @@
+"""Training of a workspace, stage by stage.
+
+    labels -> annotate -> transform -> align -> encoder -> embed -> experts
+
+Every stage reads files of the workspace and writes others, so that a killed run goes on where it
+stopped, and one whose inputs did not change is skipped. Rows held out enter none of them.
+
+Paper: MELD §4.1; the stages after these belong to the language model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from meld_duckdb.errors import TrainingError, unknown_name
+from meld_duckdb.models import model_digest, sha256
+from meld_duckdb.planner.session import Session
+from meld_duckdb.records import digest
+from meld_duckdb.retrieval.encoder import Encoder
+from meld_duckdb.tasks import TASKS
+from meld_duckdb.tasks.pairs import BINARY, CHOOSING
+from meld_duckdb.train.align_stage import Alignments, AlignSettings, align_workspace
+from meld_duckdb.train.cross_encoder import T1Settings
+from meld_duckdb.train.encoder import VERSION as ENCODER_VERSION
+from meld_duckdb.train.encoder import EncoderSettings, Progress, tune_encoder
+from meld_duckdb.train.expert import LEAST_LABELS, train_expert
+from meld_duckdb.train.held_out import NOTHING, HeldOut, question_key
+from meld_duckdb.train.pseudo_labels import AnnotateSettings, annotate_matches, contexts_of
+from meld_duckdb.train.rows import TrainingRow, read_rows, write_rows
+from meld_duckdb.train.self_annotate import NoiseEstimate, estimate_noise
+from meld_duckdb.train.stages import Finished, Metrics, Notice, Stage, run_stage
+from meld_duckdb.train.transform import TRANSFORMS, transform
+
+EXPERT_VERSION = 1
+"""Raised whenever the stage could give another expert for the same inputs."""
+
+RETRIEVAL = ("annotate", "transform", "align", "encoder", "embed", "expert")
+"""Stages of ``meld train --stages retrieval``, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSettings:
+    """Settings of a run.
+
+    Attributes:
+        annotate: Of the pseudo-labels.
+        align: Of the aligned entries.
+        encoder: Of the encoder.
+        expert: Of tier 1.
+        held_out: Test questions and records, which no stage may touch.
+        transformed: Rows made from rows of other tasks, of each task at most.
+        seed: Of what is drawn.
+    """
+
+    annotate: AnnotateSettings = field(default_factory=AnnotateSettings)
+    align: AlignSettings = field(default_factory=AlignSettings)
+    encoder: EncoderSettings = field(default_factory=EncoderSettings)
+    expert: T1Settings = field(default_factory=T1Settings)
+    held_out: HeldOut = NOTHING
+    transformed: int = 1_000
+    seed: int = 42
+
+
+class Pipeline:
+    """The stages over one workspace.
+
+    Args:
+        session: The workspace, open.
+        settings: Of all stages.
+        notice: Called with a line when a stage begins and ends.
+        progress: Told about steps within a stage.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        settings: TrainSettings,
+        notice: Notice,
+        progress: Progress | None = None,
+    ) -> None:
+        self._session = session
+        self._settings = settings
+        self._notice = notice
+        self._progress = progress
+        self._folder: Path = session.workspace.path / "train"
+        self._folder.mkdir(exist_ok=True)
+
+    def run(self, tasks: Sequence[str] = (), stages: Sequence[str] = RETRIEVAL) -> list[Finished]:
+        """Run stages in order.
+
+        Args:
+            tasks: Tasks whose labels are used; all that have labels if empty.
+            stages: Some of `RETRIEVAL`.
+
+        Raises:
+            TrainingError: There is no label, or a name is unknown.
+        """
+        labels = self._labels(tasks)
+        done: list[Finished] = []
+        for stage in RETRIEVAL:
+            if stage in stages:
+                for one in _STAGES[stage](self, labels):
+                    done.append(run_stage(self._session.workspace, one, self._notice))
+        return done
+
+    def _labels(self, tasks: Sequence[str]) -> dict[str, list[TrainingRow]]:
+        for task in tasks:
+            if task not in TASKS:
+                what, hint = unknown_name("task", task, TASKS)
+                raise TrainingError(what, hint=hint)
+        found: dict[str, list[TrainingRow]] = {}
+        for task in tasks or TASKS:
+            labelled = self._session.demonstrator.labelled(task)
+            rows = [TrainingRow(task, d.query, d.answer) for d in labelled]
+            rows = [r for r in rows if not self._settings.held_out.covers(r.query)]
+            if rows:
+                found[task] = [dataclasses.replace(r, source=r.digest) for r in rows]
+        if not found:
+            named = f" of {', '.join(tasks)}" if tasks else ""
+            raise TrainingError(
+                f"the workspace has no label{named} to learn from",
+                hint="give labels with meld_learn(task, query, answer)",
+            )
+        return found
+
+    # Every method below gives the stages of one name; they are run before the next name's are
+    # asked for, so that a stage sees what the ones before it wrote.
+
+    def _annotate(self, labels: Mapping[str, list[TrainingRow]]) -> Iterator[Stage]:
+        rows = labels.get("match")
+        if not rows:
+            return
+        contexts = contexts_of(self._session, rows)
+        out = self._folder / "rows-match.jsonl"
+
+        def work() -> Metrics:
+            held_out, settings = self._settings.held_out, self._settings.annotate
+            found: dict[str, TrainingRow] = {}
+            for context in contexts:
+                for row in annotate_matches(self._session, context, held_out, settings):
+                    found.setdefault(row.query.digest, row)
+            known = {row.query.digest for row in rows}
+            fresh = [row for row in found.values() if row.query.digest not in known]
+            write_rows(out, fresh)
+            noise = estimate_noise(list(found.values()), rows)
+            counts = Counter(row.origin for row in fresh)
+            return {**dict(sorted(counts.items())), **_noise_metrics(noise)}
+
+        inputs = (
+            *(part for context in contexts for part in context),
+            self._session.demonstrator.digest("match"),
+            repr(self._settings.annotate),
+            self._held_out,
+        )
+        yield Stage("annotate match", 1, inputs, work, out.is_file)
+
+    def _transform(self, labels: Mapping[str, list[TrainingRow]]) -> Iterator[Stage]:
+        out = self._folder / "rows-transformed.jsonl"
+        pseudo = self._folder / "rows-match.jsonl"
+
+        tables = [t.digest for t in self._session.catalogue.tables()]
+
+        def work() -> Metrics:
+            rows = [row for those in labels.values() for row in those] + read_rows(pseudo)
+            known = {(row.task, question_key(row.query)) for row in rows}
+            made = [
+                row
+                for target in sorted({target for _, target in TRANSFORMS} - {"block"})
+                for row in transform(
+                    rows,
+                    target,
+                    random.Random(self._settings.seed),
+                    tables=[self._session.tables.index(table).records for table in tables],
+                    held_out=self._settings.held_out,
+                    most=self._settings.transformed,
+                )
+                if (row.task, question_key(row.query)) not in known
+            ]
+            write_rows(out, made)
+            counts = Counter(f"{row.origin.partition(':')[2]} to {row.task}" for row in made)
+            return dict(sorted(counts.items()))
+
+        seed = str(self._settings.seed)
+        inputs = (
+            *self._digests(labels),
+            _content(pseudo),
+            *tables,
+            f"{seed} {self._settings.transformed}",
+            self._held_out,
+        )
+        yield Stage("transform", 1, inputs, work, out.is_file)
+
+    def _align(self, labels: Mapping[str, list[TrainingRow]]) -> Iterator[Stage]:
+        out = self._folder / "aligned.json"
+        files = [self._folder / f"rows-{name}.jsonl" for name in ("match", "transformed")]
+        tables = [t.digest for t in self._session.catalogue.tables()]
+
+        def work() -> Metrics:
+            rows = [row for those in labels.values() for row in those]
+            rows += [row for file in files for row in read_rows(file) if row.task in labels]
+            found = align_workspace(
+                rows,
+                [self._session.tables.index(digest).records for digest in tables],
+                self._encode_untuned,
+                self._settings.held_out,
+                self._settings.align,
+                self._session.settings.answer.max_record_chars,
+            )
+            found.write(out)
+            return {
+                "to learn from": len(found.learn),
+                "to choose by": len(found.dev),
+                "entries": len(found.corpus),
+            }
+
+        inputs = (
+            *self._digests(labels),
+            *(_content(file) for file in files),
+            *tables,
+            repr(self._settings.align),
+            self._held_out,
+        )
+        yield Stage("align", 1, inputs, work, out.is_file)
+
+    def _encoder(self, labels: Mapping[str, list[TrainingRow]]) -> Iterator[Stage]:
+        aligned = self._folder / "aligned.json"
+        base = self._session.encoder_path
+        content = _content(aligned)
+        out = self._session.workspace.encoder_folder / content
+
+        def work() -> Metrics:
+            found = Alignments.read(aligned)
+            tuned = tune_encoder(
+                found.learn,
+                found.dev,
+                found.corpus[: self._settings.align.corpus],
+                base,
+                out,
+                self._settings.encoder,
+                self._progress,
+            )
+            self._session.adopt_encoder(out if tuned.used else None)
+            return {"used": tuned.used, "why": tuned.reason, **tuned.metrics}
+
+        inputs = (content, model_digest(base), repr(self._settings.encoder))
+        yield Stage("encoder", ENCODER_VERSION, inputs, work)
+
+    def _embed(self, labels: Mapping[str, list[TrainingRow]]) -> Iterator[Stage]:
+        tables = [t for t in self._session.catalogue.tables() if t.embedded]
+
+        def work() -> Metrics:
+            embedded = 0
+            for table in tables:
+                records = self._session.tables.index(table.digest).records
+                embedded += self._session.index(table.name, records, embed=True).n_embedded
+            return {"tables": len(tables), "rows embedded": embedded}
+
+        inputs = (self._session.encoder_digest, *(t.digest for t in tables))
+        yield Stage("embed", 1, inputs, work)
+
+    def _expert(self, labels: Mapping[str, list[TrainingRow]]) -> Iterator[Stage]:
+        files = [self._folder / f"rows-{name}.jsonl" for name in ("match", "transformed")]
+        folder = self._session.workspace.experts_path
+        for task in labels:
+            if task not in BINARY | CHOOSING or len(labels[task]) < LEAST_LABELS:
+                continue
+
+            def work(task: str = task) -> Metrics:
+                extra = [row for file in files for row in read_rows(file) if row.task == task]
+                card = train_expert(
+                    self._session, task, None, extra, self._settings.expert, self._notice
+                )
+                return {"id": card.id, "used": card.use, "why": card.reason, **card.metrics}
+
+            inputs = (
+                self._session.demonstrator.digest(task),
+                *(_content(file) for file in files),
+                model_digest(self._session.encoder_path),
+                repr(self._settings.expert),
+            )
+            yield Stage(f"expert {task}", EXPERT_VERSION, inputs, work, folder.is_dir)
+
+    def _encode_untuned(self, texts: Sequence[str]) -> np.ndarray:
+        encoder = Encoder(self._session.encoder_path, device=self._session.settings.device)
+        vectors: np.ndarray = encoder.encode(texts)
+        return vectors
+
+    @cached_property
+    def _held_out(self) -> str:
+        held = self._settings.held_out
+        parts = (held.queries, held.records, held.pair_texts, held.texts)
+        return digest(*(text for part in parts for text in ("part", *sorted(part))))
+
+    def _digests(self, labels: Mapping[str, object]) -> list[str]:
+        return [f"{task} {self._session.demonstrator.digest(task)}" for task in labels]
+
+
+def _content(path: Path) -> str:
+    return sha256(path)[:32] if path.is_file() else ""
+
+
+def _noise_metrics(noise: NoiseEstimate) -> dict[str, float]:
+    if not noise.n_checked:
+        return {"checked": 0}
+    return {
+        "checked": noise.n_checked,
+        "wrong": noise.n_wrong,
+        "noise_low": round(noise.low, 3),
+        "noise_high": round(noise.high, 3),
+    }
+
+
+_STAGES: Mapping[str, Callable[[Pipeline, Mapping[str, list[TrainingRow]]], Iterator[Stage]]] = {
+    "annotate": Pipeline._annotate,
+    "transform": Pipeline._transform,
+    "align": Pipeline._align,
+    "encoder": Pipeline._encoder,
+    "embed": Pipeline._embed,
+    "expert": Pipeline._expert,
+}

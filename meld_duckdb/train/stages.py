@@ -1,0 +1,93 @@
+"""Stages of training: each runs once for the same inputs, and leaves a record in the manifest.
+
+A stage is skipped where its record names the same version, settings and inputs; what a killed run
+had finished is not done again.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from meld_duckdb.records import digest
+from meld_duckdb.workspace import Workspace, write_atomic
+
+_LOG = logging.getLogger(__name__)
+
+Metrics = Mapping[str, Any]
+Notice = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage of a run.
+
+    Attributes:
+        name: Its name in the manifest, with the task it is about.
+        version: Raised whenever the same inputs could give another result.
+        inputs: What the result depends on: settings, digests of what is read.
+        work: Does it: writes files, gives metrics.
+        is_done: Tells whether what it wrote is still there.
+    """
+
+    name: str
+    version: int
+    inputs: tuple[str, ...]
+    work: Callable[[], Metrics]
+    is_done: Callable[[], bool] = lambda: True
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What came of a stage: its metrics, seconds, and whether it was done before."""
+
+    name: str
+    metrics: Metrics
+    seconds: float
+    skipped: bool
+
+
+def run_stage(workspace: Workspace, stage: Stage, notice: Notice) -> Finished:
+    """Run a stage, or skip it if its record says that nothing changed."""
+    key = digest("stage", stage.name, str(stage.version), *stage.inputs)
+    record = read_stages(workspace).get(stage.name)
+    if record is not None and record["key"] == key and stage.is_done():
+        notice(f"{stage.name}: unchanged since {record['finished_at']}, skipped")
+        return Finished(stage.name, record["metrics"], float(record["seconds"]), skipped=True)
+    notice(f"{stage.name}: started")
+    started = time.perf_counter()
+    metrics = dict(stage.work())
+    seconds = round(time.perf_counter() - started, 1)
+    _record(
+        workspace,
+        stage.name,
+        {
+            "key": key,
+            "version": stage.version,
+            "metrics": metrics,
+            "seconds": seconds,
+            "finished_at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        },
+    )
+    shown = ", ".join(f"{name} {value}" for name, value in metrics.items())
+    _LOG.info("stage %s: %s, %.1f s", stage.name, shown, seconds)
+    notice(f"{stage.name}: {shown} ({seconds} s)")
+    return Finished(stage.name, metrics, seconds, skipped=False)
+
+
+def read_stages(workspace: Workspace) -> dict[str, dict[str, Any]]:
+    """Records of all finished stages, by name."""
+    manifest = json.loads(workspace.manifest_path.read_text("utf-8"))
+    stages: dict[str, dict[str, Any]] = manifest.get("stages", {})
+    return stages
+
+
+def _record(workspace: Workspace, name: str, record: dict[str, Any]) -> None:
+    manifest = json.loads(workspace.manifest_path.read_text("utf-8"))
+    manifest.setdefault("stages", {})[name] = record
+    write_atomic(workspace.manifest_path, json.dumps(manifest, indent=1))
