@@ -61,7 +61,9 @@ def match_probabilities(
 ) -> Directions:
     """Score candidate pairs by the shipped tier 0, which knows both tables and no label of them.
 
-    A record without a word matches nothing.
+    The best score to annotate pairs by: with the threshold and margin of `annotate_pairs` and
+    ``ceiling`` 0.3; see ``docs/design/013-pseudo-labels.md``. A record without a word matches
+    nothing.
 
     Args:
         left: Left table.

@@ -116,6 +116,7 @@ def annotate_pairs(
     margin: float = MARGIN,
     held_out: HeldOut = NOTHING,
     negatives: int = 4,
+    ceiling: float | None = None,
     weight: float | None = None,
     task: str = "match",
     same: bool = False,
@@ -134,6 +135,8 @@ def annotate_pairs(
         margin: Least distance to the second nearest.
         held_out: Pairs of test splits.
         negatives: Most mismatches made of each match: the best other partners of either record.
+        ceiling: Highest score of a mismatch; None for any. Where a table holds an entity several
+            times, the best other partners are matches too.
         weight: Of every row; None for the score of the match, cut to [0, 1].
         task: ``"match"`` or ``"schema_match"``.
         same: Both are one table.
@@ -154,9 +157,11 @@ def annotate_pairs(
         match = _own(TrainingRow(task, query, "match", SELF_ANNOTATED, weight=weighs))
         found[query.digest] = match
         mined = 0
-        for a, b in rivals.of(one):
+        for a, b, score in rivals.of(one):
             if mined == negatives:
                 break
+            if ceiling is not None and score > ceiling:
+                continue
             if (a, b) in chosen or (same and ((b, a) in chosen or a == b)):
                 continue
             other = _pair(task, left[a], right[b])
@@ -341,13 +346,17 @@ class _Rivals:
         self._of_left = _ranked(forward)
         self._of_right = _ranked(backward.turned)
 
-    def of(self, pair: Mutual) -> list[tuple[int, int]]:
-        """All other pairs with one of its records, best first."""
-        with_left = ((s, (pair.left, j)) for j, s in self._of_left.get(pair.left, ()))
-        with_right = ((s, (i, pair.right)) for i, s in self._of_right.get(pair.right, ()))
-        ranked = sorted([*with_left, *with_right], key=lambda item: (-item[0], item[1]))
-        own = (pair.left, pair.right)
-        return list(dict.fromkeys(p for _, p in ranked if p != own))
+    def of(self, pair: Mutual) -> list[tuple[int, int, float]]:
+        """All other pairs with one of its records and their scores, best first."""
+        scores: dict[tuple[int, int], float] = {}
+        for right, score in self._of_left.get(pair.left, ()):
+            scores[pair.left, right] = score
+        for left, score in self._of_right.get(pair.right, ()):
+            known = scores.get((left, pair.right), score)
+            scores[left, pair.right] = max(score, known)
+        scores.pop((pair.left, pair.right), None)
+        ranked = sorted(scores.items(), key=lambda item: (-item[1], item[0]))
+        return [(left, right, score) for (left, right), score in ranked]
 
 
 def _ranked(scored: Scored) -> dict[int, list[tuple[int, float]]]:

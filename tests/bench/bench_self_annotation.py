@@ -163,22 +163,24 @@ def measure(one: Set, kind: str, keep: Path | None) -> None:
             }
             print(json.dumps(line), flush=True)
     threshold, margin = MINED_AT[kind]
-    rows = annotate_pairs(
-        one.left, one.right, *directions,
-        threshold=threshold, margin=margin, held_out=one.held_out,
-    )  # fmt: skip
-    noise = estimate_noise(rows, one.labelled, MINED)
-    line = {
-        "set": one.name,
-        "score": kind,
-        "threshold": threshold,
-        "margin": margin,
-        "mined": noise.n_rows,
-        "mined_checked": noise.n_checked,
-        "mined_wrong": noise.n_wrong,
-        "mined_error": round(noise.rate, 4),
-    }
-    print(json.dumps(line), flush=True)
+    for ceiling in (None, 0.5, 0.3):
+        rows = annotate_pairs(
+            one.left, one.right, *directions,
+            threshold=threshold, margin=margin, ceiling=ceiling, held_out=one.held_out,
+        )  # fmt: skip
+        noise = estimate_noise(rows, one.labelled, MINED)
+        line = {
+            "set": one.name,
+            "score": kind,
+            "threshold": threshold,
+            "margin": margin,
+            "ceiling": ceiling,
+            "mined": noise.n_rows,
+            "mined_checked": noise.n_checked,
+            "mined_wrong": noise.n_wrong,
+            "mined_error": round(noise.rate, 4),
+        }
+        print(json.dumps(line), flush=True)
 
 
 def impute(data: Path, name: str, column: str) -> None:

@@ -100,6 +100,15 @@ def test_a_match_is_followed_by_the_nearest_other_pairs_as_mismatches() -> None:
     }
 
 
+def test_rivals_that_are_too_good_give_no_mismatch() -> None:
+    rows = annotate_pairs(LEFT, RIGHT, *both_ways(MATRIX), negatives=2, ceiling=0.5)
+    assert [sorted(ids(r)) for r in rows] == [
+        ["left 2", "right 3"],
+        ["left 2", "right 0"],
+        ["left 0", "right 3"],
+    ]
+
+
 def test_a_pair_chosen_as_match_is_never_mined() -> None:
     matrix = [[0.95, 0.6], [0.7, 0.9]]
     rows = annotate_pairs(LEFT[:2], RIGHT[:2], *both_ways(matrix), negatives=9)
