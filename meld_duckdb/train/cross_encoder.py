@@ -29,6 +29,7 @@ from meld_duckdb.engine.cross_encoder import (
     load_encoder,
     load_head,
     pooled_odds,
+    quiet_peft,
     save_weights,
     tokenise,
     weights_digest,
@@ -228,7 +229,8 @@ def _start(torch: Any, encoder: Any, settings: T1Settings) -> tuple[Any, Any]:
             target_modules="all-linear",
             bias="none",
         )
-        model = peft.get_peft_model(encoder, config)
+        with quiet_peft():
+            model = peft.get_peft_model(encoder, config)
         head = torch.nn.Linear(encoder.config.hidden_size, 1)
         torch.nn.init.zeros_(head.bias)
     return model, head
