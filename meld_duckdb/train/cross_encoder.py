@@ -63,7 +63,7 @@ class T1Settings:
         learning_rate: Of AdamW; rises over the first tenth of the steps, then falls to 0.
         weight_decay: Of AdamW.
         batch_pairs: Pairs of texts in a step.
-        epochs: Passes over the rows, at most.
+        epochs: Passes over the rows, at most; 0 keeps the weights of ``start``.
         patience: Passes without a lower loss on the held-out rows after which training ends.
         options: Options of a question that are read, the right one among them.
         folds: Parts of the labels for cross-fitting, see `train.expert`.

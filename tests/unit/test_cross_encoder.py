@@ -111,7 +111,9 @@ def test_merged_scores_are_those_of_the_trained_model(
 def test_symmetric_tasks_do_not_depend_on_the_order_of_the_records() -> None:
     a, b = make_record(product("red", "big")), make_record({"title": "canon camera", "id": "7"})
     assert option_pairs("match", Query((a, b))) == option_pairs("match", Query((b, a)))
-    assert option_pairs("schema_match", Query((a, b))) == option_pairs("schema_match", Query((b, a)))
+    assert option_pairs("schema_match", Query((a, b))) == option_pairs(
+        "schema_match", Query((b, a))
+    )
     assert {"title: canon camera", "title: sony red big tv"} == set(
         option_pairs("match", Query((a, b)))[0]
     )
