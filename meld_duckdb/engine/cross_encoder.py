@@ -178,7 +178,7 @@ def adapted(encoder: Any, adapter_dir: Path, *, trainable: bool) -> Any:
     from safetensors import SafetensorError
 
     try:
-        with _quiet_peft():
+        with quiet_peft():
             return peft.PeftModel.from_pretrained(
                 encoder, str(adapter_dir), is_trainable=trainable, local_files_only=True
             )
@@ -215,7 +215,7 @@ def save_weights(encoder: Any, head: Any, folder: Path) -> None:
     """Write adapter and head of a PEFT model into a directory that is there."""
     from safetensors.torch import save_file
 
-    with _quiet_peft():
+    with quiet_peft():
         encoder.save_pretrained(str(folder))
     (folder / "README.md").unlink(missing_ok=True)  # a template of PEFT without content
     state = {name: value.detach().cpu().contiguous() for name, value in head.state_dict().items()}
@@ -250,8 +250,8 @@ def _torch() -> Any:
 
 
 @contextlib.contextmanager
-def _quiet_peft() -> Iterator[None]:
-    """PEFT calls what transformers 5 has renamed and warns of its own call."""
+def quiet_peft() -> Iterator[None]:
+    """Keep away the warning of PEFT 0.21 that it calls what transformers 5 has renamed."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)
         warnings.filterwarnings("ignore", category=UserWarning, module="peft")

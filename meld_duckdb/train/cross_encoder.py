@@ -29,6 +29,7 @@ from meld_duckdb.engine.cross_encoder import (
     load_encoder,
     load_head,
     pooled_odds,
+    quiet_peft,
     save_weights,
     tokenise,
     weights_digest,
@@ -62,7 +63,7 @@ class T1Settings:
         learning_rate: Of AdamW; rises over the first tenth of the steps, then falls to 0.
         weight_decay: Of AdamW.
         batch_pairs: Pairs of texts in a step.
-        epochs: Passes over the rows, at most.
+        epochs: Passes over the rows, at most; 0 keeps the weights of ``start``.
         patience: Passes without a lower loss on the held-out rows after which training ends.
         options: Options of a question that are read, the right one among them.
         folds: Parts of the labels for cross-fitting, see `train.expert`.
@@ -228,7 +229,8 @@ def _start(torch: Any, encoder: Any, settings: T1Settings) -> tuple[Any, Any]:
             target_modules="all-linear",
             bias="none",
         )
-        model = peft.get_peft_model(encoder, config)
+        with quiet_peft():
+            model = peft.get_peft_model(encoder, config)
         head = torch.nn.Linear(encoder.config.hidden_size, 1)
         torch.nn.init.zeros_(head.bias)
     return model, head

@@ -33,6 +33,9 @@ UNSURE = (0.02, 0.98)
 _SPREAD = (0.5, 1.0, 1.0)
 """How far weights are expected from tier 0 alone: its own weight, tier 1's, the shift."""
 
+LEAST_GAIN = 0.005
+"""Mean gain in log-likelihood of a label below which tier 1 is not worth its time."""
+
 _LEAST_LABELS = 20
 _SURE = 1e-4
 
@@ -156,7 +159,7 @@ def _judge(
     )
     if n < _LEAST_LABELS:
         return False, f"{n} labels are too few to tell, at least {_LEAST_LABELS} are needed"
-    if gain <= error:
+    if gain <= max(error, LEAST_GAIN):
         return False, f"tier 1 adds no more than chance could: {figures}"
     if not fine:
         return False, f"tier 1 makes more mistakes: {figures}"
