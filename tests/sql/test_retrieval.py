@@ -329,13 +329,31 @@ def test_vectors_of_another_encoder_are_not_mixed_in(
 ) -> None:
     import meld_duckdb
     from meld_duckdb.planner import session
+    from tests.scripted import HashingEncoder
 
     tables.sql("FROM meld.index('l')").fetchall()
     monkeypatch.setattr(session.models, "model_digest", lambda path: "another")
     fresh = meld_duckdb.connect(encoder="another")
-    fresh.execute("CREATE TABLE t AS SELECT 1 AS id, 'x y' AS name")
-    with pytest.raises(duckdb.Error, match=r"come from the encoder .*another workspace"):
-        fresh.sql("FROM meld.index('t')").fetchall()
+    fresh.execute("CREATE TABLE l AS SELECT 1 AS id, 'red apple' AS name")
+    assert fresh.sql("SELECT embedded FROM meld.index('l')").fetchall() == [(1,)]
+
+    class Longer(HashingEncoder):
+        dimension = 65
+
+    monkeypatch.setattr(session.models, "model_digest", lambda path: "longer")
+    monkeypatch.setattr(session, "Encoder", lambda *arguments, **options: Longer())
+    longer = meld_duckdb.connect(encoder="longer")
+    longer.execute("CREATE TABLE l AS SELECT 1 AS id, 'red apple' AS name")
+    with pytest.raises(duckdb.Error, match=r"MELD-E033.*have 64 numbers .*use another workspace"):
+        longer.sql("FROM meld.index('l')").fetchall()
+
+
+def test_an_index_knows_the_splits_of_its_rows(tables: duckdb.DuckDBPyConnection) -> None:
+    tables.execute("ALTER TABLE l ADD COLUMN part VARCHAR DEFAULT 'train'")
+    rows = tables.sql("SELECT entries FROM meld.index('l', split := 'part', embed := false)")
+    assert rows.fetchall() == [(3,)]
+    with pytest.raises(duckdb.Error, match=r"unknown column 'nix'.*known: id, name, part"):
+        tables.sql("FROM meld.index('l', split := 'nix')").fetchall()
 
 
 def test_dense_blocking_reuses_the_vectors_of_an_index(
