@@ -2,11 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS := .venv-peers
 # Threads of the numerical libraries; more than the cores slows them down.
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 export LANCE_CPU_THREADS ?= 2
 
-.PHONY: setup demo test check bench docs clean
+.PHONY: setup demo test check bench bench-peers docs clean
 
 setup: $(VENV)/installed
 
@@ -35,8 +36,17 @@ bench: setup ## Speed as ratios in one run; JSON in bench-results/.
 	$(BIN)/meld models pull --quiet
 	$(BIN)/python -m tests.bench.run
 
+bench-peers: $(PEERS)/installed ## Splink on the labels of the matching sets, in an environment of its own; needs DATA.
+	test -n "$(DATA)" || { echo 'say where the sets are: make bench-peers DATA=DIR' >&2; exit 2; }
+	$(PEERS)/bin/python tests/bench/peers/splink_match.py --data $(DATA) --json bench-results/peers.json
+
+$(PEERS)/installed: tests/bench/peers/requirements.txt
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --requirement $<
+	touch $@
+
 docs: setup ## Write the generated part of the documentation.
 	$(BIN)/python -m meld_duckdb.cli.reference > docs/sql-reference.md
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .meld
+	rm -rf $(VENV) $(PEERS) build dist *.egg-info .meld
