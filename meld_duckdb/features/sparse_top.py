@@ -105,10 +105,7 @@ def _exact(
     left: Any, right: Any, a: np.ndarray, b: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Score pairs over all terms and keep the k best of each left row."""
-    score = np.empty(len(a), dtype=np.float32)
-    for start in range(0, len(a), _PAIRS):
-        cut = slice(start, start + _PAIRS)
-        score[cut] = np.asarray(left[a[cut]].multiply(right[b[cut]]).sum(axis=1)).ravel()
+    score = pair_products(left, right, a, b)
     order = np.lexsort((b, -score, a))
     a, b, score = a[order], b[order], score[order]
     rank = np.arange(len(a)) - np.searchsorted(a, a, side="left")
@@ -133,3 +130,12 @@ def top_products(left: Any, partners: Any, most: int) -> tuple[np.ndarray, np.nd
     product = sp_matmul_topn(left, partners, most, sort=True, n_threads=threads)
     rows = np.repeat(np.arange(product.shape[0]), np.diff(product.indptr))
     return rows, product.indices.astype(np.int64), product.data
+
+
+def pair_products(left: Any, right: Any, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Products of pairs of rows of two sparse matrices: float32 [n]."""
+    found = np.empty(len(a), dtype=np.float32)
+    for start in range(0, len(a), _PAIRS):
+        cut = slice(start, start + _PAIRS)
+        found[cut] = np.asarray(left[a[cut]].multiply(right[b[cut]]).sum(axis=1)).ravel()
+    return found

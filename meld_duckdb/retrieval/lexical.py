@@ -15,7 +15,7 @@ import numpy as np
 from meld_duckdb import interrupt
 from meld_duckdb.features import sparse_top
 from meld_duckdb.features.hashed_terms import BITS, Terms, hashed_terms
-from meld_duckdb.retrieval.blocking import Candidates
+from meld_duckdb.retrieval.blocking import Candidates, best_of_each
 
 BUDGET = 1_000
 """Right rows looked at for a left text, counted once for each term they share with it."""
@@ -29,7 +29,6 @@ GATHERED = 2
 """Rows gathered for each one wanted."""
 
 _ROWS = 50_000
-_PAIRS = 200_000
 
 
 class LexicalSearch:
@@ -59,21 +58,12 @@ class LexicalSearch:
         """The ``k`` best right rows of every left row, ties to the lower position."""
         return self._search(0, 1, k)
 
-    def reverse_candidates(self, k: int) -> Candidates:
-        """The ``k`` best left rows of every right row; ``left`` and ``right`` of the result swapped."""
-        return self._search(1, 0, k)
-
     def scores(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         """Cosines over words of pairs of positions: float32 [n]."""
         return self._scores(0, left, right)
 
     def _scores(self, side: int, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        rows, partners = self._words[side], self._words[1 - side]
-        found = np.empty(len(a), dtype=np.float32)
-        for start in range(0, len(a), _PAIRS):
-            cut = slice(start, start + _PAIRS)
-            found[cut] = np.asarray(rows[a[cut]].multiply(partners[b[cut]]).sum(axis=1)).ravel()
-        return found
+        return sparse_top.pair_products(self._words[side], self._words[1 - side], a, b)
 
     def _search(self, side: int, other: int, k: int) -> Candidates:
         asked, held = self._terms[side], self._terms[other]
@@ -88,11 +78,8 @@ class LexicalSearch:
             if self.same:
                 a, b = a[a != b], b[a != b]
             score = self._scores(side, a, b)
-            order = np.lexsort((b, -score, a))
-            a, b, score = a[order], b[order], score[order]
-            rank = np.arange(len(a)) - np.searchsorted(a, a, side="left") + 1
-            keep = (rank <= k) & (score > 0)
-            parts.append((a[keep], b[keep], rank[keep], score[keep]))
+            found, _ = best_of_each(*(column[score > 0] for column in (a, b, score)), k)
+            parts.append((found.left, found.right, found.rank, found.score))
         if not parts:
             none = np.empty(0, dtype=np.int64)
             return Candidates(none, none, none, np.empty(0))
