@@ -110,7 +110,10 @@ def _keys(texts: Sequence[str]) -> np.ndarray:
     hash_of = _hasher(data)
     words = _mixed(hash_of(start, stop))
     next_to = np.flatnonzero(row[1:] == row[:-1])
-    terms = [words >> _SHIFT, _HALF | (_mixed(words[next_to] * _MIX + words[next_to + 1]) >> _SHIFT)]
+    terms = [
+        words >> _SHIFT,
+        _HALF | (_mixed(words[next_to] * _MIX + words[next_to + 1]) >> _SHIFT),
+    ]
     rows = [row, row[next_to]]
     in_short = np.bincount(row, minlength=len(texts))[row] <= SHORT_ROW
     some = np.flatnonzero(in_short & (stop - start > AFFIX))

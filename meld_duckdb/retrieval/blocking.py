@@ -162,8 +162,7 @@ def _lexical_matrices(left: Sequence[str], right: Sequence[str]) -> list[tuple[A
     # Terms are made one record at a time: all 3-grams of a large table fill gigabytes.
     splits: tuple[Callable[[str], Iterable[str]], ...] = (tx.words, tx.grams)
     return [
-        tx.tfidf_matrices((split(t) for t in left), (split(t) for t in right))
-        for split in splits
+        tx.tfidf_matrices((split(t) for t in left), (split(t) for t in right)) for split in splits
     ]
 
 

@@ -26,13 +26,15 @@ LEAST_TERMS = 3
 MOST = 20_000
 
 GATHERED = 2
-"""Rows gathered for each one wanted."""
+"""Rows gathered for each one wanted, `LEAST_GATHERED` at the least."""
+
+LEAST_GATHERED = 20
 
 _ROWS = 50_000
 
 
 class LexicalSearch:
-    """Two tables, prepared to be searched in both directions.
+    """Two tables, prepared to be searched.
 
     Args:
         left: Folded texts of the left table.
@@ -44,52 +46,49 @@ class LexicalSearch:
         first = hashed_terms(left, interrupt.check)
         second = first if self.same else hashed_terms(right, interrupt.check)
         self._terms = (first, second)
-        counts = [np.bincount(t.columns, minlength=1 << BITS) for t in (first, second)]
-        frequency, n_texts = counts[1], len(second)
+        self._cost = np.bincount(second.columns, minlength=1 << BITS)
+        frequency, n_texts = self._cost, len(second)
         if not self.same:
-            frequency, n_texts = counts[0] + counts[1], len(first) + len(second)
+            frequency = frequency + np.bincount(first.columns, minlength=1 << BITS)
+            n_texts += len(first)
         weights = np.log((1.0 + n_texts) / (1.0 + frequency)) + 1.0
         self._weights = weights.astype(np.float32)
-        self._counts = counts
-        words = [t.words().matrix(self._weights) for t in ((first,) if self.same else (first, second))]
-        self._words = (words[0], words[-1])
+        left_words = first.words().matrix(self._weights)
+        right_words = left_words if self.same else second.words().matrix(self._weights)
+        self._words = (left_words, right_words)
 
     def candidates(self, k: int) -> Candidates:
         """The ``k`` best right rows of every left row, ties to the lower position."""
-        return self._search(0, 1, k)
-
-    def scores(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        """Cosines over words of pairs of positions: float32 [n]."""
-        return self._scores(0, left, right)
-
-    def _scores(self, side: int, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return sparse_top.pair_products(self._words[side], self._words[1 - side], a, b)
-
-    def _search(self, side: int, other: int, k: int) -> Candidates:
-        asked, held = self._terms[side], self._terms[other]
-        partners = _columns_first(held, self._weights)
-        most = GATHERED * k + int(self.same)
-        parts = []
+        asked, held = self._terms
+        partners = self._by_term(held)
+        most = max(GATHERED * k, LEAST_GATHERED) + int(self.same)
+        nothing = np.empty(0, dtype=np.int64)
+        parts = [Candidates(nothing, nothing, nothing, np.empty(0, dtype=np.float32))]
         for start in range(0, len(asked), _ROWS):
             interrupt.check()
-            part = _within_budget(asked.part(start, min(start + _ROWS, len(asked))), self._counts[other])
+            part = _within_budget(asked.part(start, min(start + _ROWS, len(asked))), self._cost)
             a, b, _ = sparse_top.top_products(part.matrix(self._weights), partners, most)
             a += start
             if self.same:
                 a, b = a[a != b], b[a != b]
-            score = self._scores(side, a, b)
-            found, _ = best_of_each(*(column[score > 0] for column in (a, b, score)), k)
-            parts.append((found.left, found.right, found.rank, found.score))
-        if not parts:
-            none = np.empty(0, dtype=np.int64)
-            return Candidates(none, none, none, np.empty(0))
-        return Candidates(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+            score = self.scores(a, b)
+            some = score > 0
+            parts.append(best_of_each(a[some], b[some], score[some], k)[0])
+        return Candidates(
+            np.concatenate([part.left for part in parts]),
+            np.concatenate([part.right for part in parts]),
+            np.concatenate([part.rank for part in parts]),
+            np.concatenate([part.score for part in parts]),
+        )
 
+    def scores(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """Cosines over words of pairs of positions: float32 [n]."""
+        return sparse_top.pair_products(*self._words, left, right)
 
-def _columns_first(terms: Terms, weights: np.ndarray) -> Any:
-    """The transposed matrix, by term; what no text can afford to look up is left out."""
-    counts = np.bincount(terms.columns, minlength=1 << BITS)
-    return terms.kept(counts[terms.columns] <= max(BUDGET, MOST)).matrix(weights).T.tocsr()
+    def _by_term(self, held: Terms) -> Any:
+        """The transposed matrix; terms that no text can afford to look up are left out."""
+        affordable = self._cost[held.columns] <= max(BUDGET, MOST)
+        return held.kept(affordable).matrix(self._weights).T.tocsr()
 
 
 def _within_budget(terms: Terms, counts: np.ndarray) -> Terms:

@@ -6,12 +6,15 @@ vector is compared with those of its nearest clusters only. Scores are exact in 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
 from meld_duckdb import interrupt
 
 Vectors = npt.NDArray[np.float32]
+_Search = Callable[[Vectors, int], tuple[np.ndarray, np.ndarray]]
 
 EXACT_CELLS = 400_000_000
 """Pairs of vectors up to which all are compared."""
@@ -43,9 +46,9 @@ class Neighbours:
         self._centres = None if self._exact else _centres(left, right)
 
     def nearest(self, k: int, *, reverse: bool = False) -> tuple[np.ndarray, np.ndarray, Vectors]:
-        """Find the ``k`` nearest right vectors of every left one, or the other way with ``reverse``.
+        """Find the ``k`` nearest right vectors of every left one; ``reverse`` asks the other way.
 
-        A vector of one set twice is not its own neighbour. Fewer are found where clusters are small.
+        A vector of one set twice is not its own neighbour. Small clusters may hold fewer.
 
         Returns:
             (left position, right position, cosine), by the side that asks, then best first, ties to
@@ -83,7 +86,7 @@ def cosines(left: Vectors, right: Vectors, a: np.ndarray, b: np.ndarray) -> Vect
     return found
 
 
-def _all_pairs(held: Vectors):  # type: ignore[no-untyped-def]
+def _all_pairs(held: Vectors) -> _Search:
     position = np.arange(len(held)) * 1e-13
 
     def search(asked: Vectors, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -103,7 +106,9 @@ def _centres(left: Vectors, right: Vectors) -> Vectors:
     n = 1 << int(np.log2(max(1, min(_MOST_CLUSTERS, total // 256))))
     rng = np.random.default_rng(0)
     rows = np.sort(rng.choice(total, min(total, n * _SAMPLE), replace=False))
-    sample = np.concatenate((left[rows[rows < len(left)]], right[rows[rows >= len(left)] - len(left)]))
+    sample = np.concatenate(
+        (left[rows[rows < len(left)]], right[rows[rows >= len(left)] - len(left)])
+    )
     means = faiss.Kmeans(
         left.shape[1], n, niter=_ROUNDS, seed=1, spherical=True, min_points_per_centroid=1
     )
@@ -111,7 +116,7 @@ def _centres(left: Vectors, right: Vectors) -> Vectors:
     return np.asarray(means.centroids, dtype=np.float32)
 
 
-def _inverted_file(held: Vectors, centres: Vectors):  # type: ignore[no-untyped-def]
+def _inverted_file(held: Vectors, centres: Vectors) -> _Search:
     import faiss
 
     clusters = faiss.IndexFlatIP(held.shape[1])
@@ -126,5 +131,4 @@ def _inverted_file(held: Vectors, centres: Vectors):  # type: ignore[no-untyped-
         found: tuple[np.ndarray, np.ndarray] = index.search(np.ascontiguousarray(asked), k)
         return found
 
-    search.__dict__["parts"] = (clusters, index)
     return search

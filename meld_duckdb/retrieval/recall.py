@@ -15,9 +15,9 @@ from __future__ import annotations
 import numpy as np
 
 from meld_duckdb import interrupt
+from meld_duckdb.features.context import TableIndex
 from meld_duckdb.features.load import load_calibration
 from meld_duckdb.features.match import PairTables, Preparer, pair_features, select_features
-from meld_duckdb.features.context import TableIndex
 from meld_duckdb.retrieval.rows import TableRows
 from meld_duckdb.retrieval.union import Union
 

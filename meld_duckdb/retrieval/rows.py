@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -34,10 +35,10 @@ class TableRows:
         self, records: Sequence[Record] | None = None, array: pa.Array | None = None
     ) -> None:
         self._records = records
-        self._array = None if array is None else as_array(array)
+        self._array: Any = None if array is None else as_array(array)
 
     def __len__(self) -> int:
-        return len(self._records if self._records is not None else self._array)
+        return len(self._array) if self._records is None else len(self._records)
 
     @cached_property
     def texts(self) -> list[str]:

@@ -92,7 +92,9 @@ class StaticEmbedding:
         parts, lengths = [np.empty(0, dtype=np.int32)], [np.zeros(0, dtype=np.int64)]
         for start in range(0, len(texts), _CHUNK):
             interrupt.check()
-            part = [t.encode("utf-8", "replace").decode("utf-8") for t in texts[start : start + _CHUNK]]
+            part = [
+                t.encode("utf-8", "replace").decode("utf-8") for t in texts[start : start + _CHUNK]
+            ]
             found = self._model.tokenize(part)
             lengths.append(np.fromiter(map(len, found), np.int64, len(found)))
             parts += [np.fromiter((i for ids in found for i in ids), np.int32, lengths[-1].sum())]
@@ -115,6 +117,11 @@ def _embedded(matrix: Any, vectors: Vectors) -> Vectors:
     return found
 
 
+def static_folder(encoder_digest: str, cache: Path) -> Path:
+    """Where the token vectors of an encoder are kept."""
+    return cache / f"static-{_FORMAT}-{encoder_digest[:16]}"
+
+
 def distilled(
     encode: Callable[[Sequence[str]], Vectors], encoder: Path, encoder_digest: str, cache: Path
 ) -> Path:
@@ -134,7 +141,7 @@ def distilled(
     Raises:
         ArtefactMissing: The encoder has no ``tokenizer.json``.
     """
-    folder = cache / f"static-{_FORMAT}-{encoder_digest[:16]}"
+    folder = static_folder(encoder_digest, cache)
     if folder.is_dir():
         return folder
     cache.mkdir(parents=True, exist_ok=True)
@@ -157,7 +164,9 @@ def principal_components(vectors: np.ndarray, n: int) -> Vectors:
     _, axes = np.linalg.eigh(centred.T @ centred)
     axes = axes[:, ::-1][:, :n]
     largest = np.abs(axes).argmax(axis=0)
-    axes = axes * np.sign(axes[largest, np.arange(axes.shape[1])])  # the sign is arbitrary otherwise
+    axes = axes * np.sign(
+        axes[largest, np.arange(axes.shape[1])]
+    )  # the sign is arbitrary otherwise
     return np.asarray(centred @ axes, dtype=np.float32)
 
 
