@@ -19,12 +19,23 @@ CREATE OR REPLACE MACRO meld.block(
              SELECT unnest(__meld_block(__meld_left, __meld_right, {
                  'k': k, 'method': method, 'same': l = r}))
                  AS __meld_pair
-             FROM __meld_l, __meld_r)
-    SELECT struct_extract(__meld_left[__meld_pair.l], l_id) AS l_id,
-           struct_extract(__meld_right[__meld_pair.r], r_id) AS r_id,
+             FROM __meld_l, __meld_r),
+         -- Keys are unnested once and joined by position: taking an item of a list of a million
+         -- rows for every pair would hand the list on with every pair.
+         __meld_left_keys AS (
+             SELECT unnest(range(1, len(__meld_left) + 1)) AS __meld_at, unnest(__meld_left) AS __meld_row
+             FROM __meld_l),
+         __meld_right_keys AS (
+             SELECT unnest(range(1, len(__meld_right) + 1)) AS __meld_at, unnest(__meld_right) AS __meld_row
+             FROM __meld_r)
+    SELECT struct_extract(__meld_a.__meld_row, l_id) AS l_id,
+           struct_extract(__meld_b.__meld_row, r_id) AS r_id,
            __meld_pair.rank AS rank,
-           __meld_pair.score AS score
-    FROM __meld_pairs, __meld_l, __meld_r;
+           __meld_pair.score AS score,
+           __meld_pair.recall AS recall_estimate
+    FROM __meld_pairs
+    JOIN __meld_left_keys AS __meld_a ON __meld_a.__meld_at = __meld_pair.l
+    JOIN __meld_right_keys AS __meld_b ON __meld_b.__meld_at = __meld_pair.r;
 
 CREATE OR REPLACE MACRO meld.join(
     l, r, k := 10, threshold := NULL, method := 'lexical', tier := NULL, on_error := NULL,
@@ -49,6 +60,6 @@ CREATE OR REPLACE MACRO meld.join(
 COMMENT ON MACRO TABLE meld.index IS
     'Index a table by name: its rows become context and candidates of the other functions. split: column that says which split (train, test, ...) a row belongs to.';
 COMMENT ON MACRO TABLE meld.block IS
-    'The k rows of table r most likely the same as each row of table l: l_id, r_id, rank, score (similarity). method: ranked (by a fitted order; up to 300,000 candidate pairs, beyond that as lexical), lexical, dense or hybrid.';
+    'The k rows of table r most likely the same as each row of table l: l_id, r_id, rank, score (similarity), recall_estimate (share of all matches among the pairs, by the overlap of two searches; NULL where one search was made). method: ranked (by a fitted order; large tables as union), lexical, static, dense, hybrid or union (lexical and vectors in both directions).';
 COMMENT ON MACRO TABLE meld.join IS
     'Pairs of rows that match: l_id, r_id, probability, tier, blocking_score.';

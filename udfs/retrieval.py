@@ -40,7 +40,7 @@ FUNCTIONS = (
     ),
     SqlFunction(
         name="__meld_block",
-        returns="STRUCT(l BIGINT, r BIGINT, rank BIGINT, score DOUBLE)[]",
+        returns="STRUCT(l BIGINT, r BIGINT, rank BIGINT, score DOUBLE, recall DOUBLE)[]",
         handler="block",
         arguments="left rows, right rows, options",
         doc="Behind FROM meld.block.",

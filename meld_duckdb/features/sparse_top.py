@@ -6,6 +6,7 @@ their rare terms only, and the best gathered are then scored exactly over all te
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -104,12 +105,37 @@ def _exact(
     left: Any, right: Any, a: np.ndarray, b: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Score pairs over all terms and keep the k best of each left row."""
-    score = np.empty(len(a), dtype=np.float32)
-    for start in range(0, len(a), _PAIRS):
-        cut = slice(start, start + _PAIRS)
-        score[cut] = np.asarray(left[a[cut]].multiply(right[b[cut]]).sum(axis=1)).ravel()
+    score = pair_products(left, right, a, b)
     order = np.lexsort((b, -score, a))
     a, b, score = a[order], b[order], score[order]
     rank = np.arange(len(a)) - np.searchsorted(a, a, side="left")
     keep = (rank < k) & (score > 0)
     return a[keep], b[keep], score[keep]
+
+
+def top_products(left: Any, partners: Any, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The ``most`` largest entries of each row of a product, computed by all cores.
+
+    Args:
+        left: ``csr_matrix`` float32 [n, d].
+        partners: ``csr_matrix`` float32 [d, m].
+        most: Entries kept of each row.
+
+    Returns:
+        (row, column, entry), by row.
+    """
+    from sparse_dot_topn import sp_matmul_topn
+
+    threads = os.cpu_count() or 1
+    product = sp_matmul_topn(left, partners, most, sort=True, n_threads=threads)
+    rows = np.repeat(np.arange(product.shape[0]), np.diff(product.indptr))
+    return rows, product.indices.astype(np.int64), product.data
+
+
+def pair_products(left: Any, right: Any, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Products of pairs of rows of two sparse matrices: float32 [n]."""
+    found = np.empty(len(a), dtype=np.float32)
+    for start in range(0, len(a), _PAIRS):
+        cut = slice(start, start + _PAIRS)
+        found[cut] = np.asarray(left[a[cut]].multiply(right[b[cut]]).sum(axis=1)).ravel()
+    return found

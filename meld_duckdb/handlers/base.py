@@ -60,6 +60,26 @@ def only_rows(function: SqlFunction, columns: Sequence[pa.Array]) -> tuple[Any, 
     return values[0][0], values[1][0], values[2][0]
 
 
+def only_lists(
+    function: SqlFunction, columns: Sequence[pa.Array]
+) -> tuple[pa.Array, pa.Array, Any]:
+    """As `only_rows`, with the rows of both tables left in Arrow."""
+    expect(function, columns, 3)
+    arrays = [as_array(column) for column in columns]
+    if len(arrays[0]) != 1:
+        raise InputError(f"{function.name} got {len(arrays[0])} rows, expected one list per table")
+    left, right = (
+        array.flatten() if hasattr(array, "flatten") else pa.nulls(0) for array in arrays[:2]
+    )
+    return left, right, python_values(arrays[2])[0]
+
+
+def one_list(columns: Mapping[str, pa.Array]) -> pa.Array:
+    """One row that holds a list of STRUCTs, given by their columns."""
+    structs = pa.StructArray.from_arrays(list(columns.values()), names=list(columns))
+    return pa.ListArray.from_arrays(pa.array([0, len(structs)], pa.int32()), structs)
+
+
 def table_records(rows: object) -> list[Record]:
     """The rows of a whole table; a row that cannot be read keeps its place as an empty record."""
     items = rows if isinstance(rows, list) else []

@@ -11,16 +11,16 @@ from meld_duckdb.handlers.base import (
     HandlerBase,
     flag,
     given_options,
+    one_list,
+    only_lists,
     only_rows,
     table_records,
     whole_number,
 )
 from meld_duckdb.planner.options import Options, parse_options
+from meld_duckdb.retrieval.table_rows import TableRows
 from meld_duckdb.udfs import SqlFunction
 
-_PAIR = pa.list_(
-    pa.struct([("l", pa.int64()), ("r", pa.int64()), ("rank", pa.int64()), ("score", pa.float64())])
-)
 _JOINED = pa.list_(
     pa.struct(
         [
@@ -69,20 +69,25 @@ class TableHandlers(HandlerBase):
 
     def block(self, function: SqlFunction, columns: Sequence[pa.Array]) -> pa.Array:
         """Behind ``FROM meld.block(l, r)``; positions from 1, as DuckDB counts list items."""
-        left, right, options = only_rows(function, columns)
+        left_rows, right_rows, options = only_lists(function, columns)
         given = given_options(options)
-        found = self.service.session.block(
-            table_records(left),
-            table_records(right),
+        left = TableRows(array=left_rows)
+        found = self.service.session.block_rows(
+            left,
+            left if given.get("same") is True else TableRows(array=right_rows),
             whole_number(given, "k", 10),
             str(given.get("method", "ranked")),
-            same=given.get("same") is True,
+            estimate=True,
         )
-        items = [
-            {"l": int(a) + 1, "r": int(b) + 1, "rank": int(n), "score": float(s)}
-            for a, b, n, s in zip(found.left, found.right, found.rank, found.score, strict=True)
-        ]
-        return pa.array([items], _PAIR)
+        recall = pa.scalar(found.recall, pa.float64())
+        pairs = {
+            "l": pa.array(found.left + 1, pa.int64()),
+            "r": pa.array(found.right + 1, pa.int64()),
+            "rank": pa.array(found.rank, pa.int64()),
+            "score": pa.array(found.score.astype(np.float64), pa.float64()),
+            "recall": pa.repeat(recall, len(found.left)),
+        }
+        return one_list(pairs)
 
     def join(self, function: SqlFunction, columns: Sequence[pa.Array]) -> pa.Array:
         """Behind ``FROM meld.join(l, r)``: the candidate pairs that match."""
@@ -122,15 +127,12 @@ class TableHandlers(HandlerBase):
             self._match_options(given),
         )
         sizes = np.bincount(clusters)
-        members = pa.StructArray.from_arrays(
-            [
-                pa.array(np.arange(1, len(clusters) + 1), pa.int64()),
-                pa.array(clusters + 1, pa.int64()),
-                pa.array(sizes[clusters], pa.int64()),
-            ],
-            names=["row", "cluster", "size"],
-        )
-        return pa.ListArray.from_arrays(pa.array([0, len(members)], pa.int32()), members)
+        members = {
+            "row": pa.array(np.arange(1, len(clusters) + 1), pa.int64()),
+            "cluster": pa.array(clusters + 1, pa.int64()),
+            "size": pa.array(sizes[clusters], pa.int64()),
+        }
+        return one_list(members)
 
     def _match_options(self, given: Mapping[str, object]) -> Options:
         """The options of a table function that belong to matching."""

@@ -38,11 +38,13 @@ from meld_duckdb.planner.stats import Outcome
 from meld_duckdb.planner.tables import Context, Tables
 from meld_duckdb.planner.whole import ask_pairs
 from meld_duckdb.records import TEXT_FIELD, Record, digest, plain_text
-from meld_duckdb.retrieval.blocking import METHODS, Candidates, find_candidates
+from meld_duckdb.retrieval.blocking import METHODS, Candidates
 from meld_duckdb.retrieval.catalogue import Catalogue, table_digest
 from meld_duckdb.retrieval.encoder import Encoder, encoder_digest, read_dimension
-from meld_duckdb.retrieval.ranking import DEPTH, MOST_RANKED, order_candidates
+from meld_duckdb.retrieval.methods import Vectorisers, find
+from meld_duckdb.retrieval.static import StaticEmbedding, distilled, static_folder
 from meld_duckdb.retrieval.store import Label, Store
+from meld_duckdb.retrieval.table_rows import TableRows
 from meld_duckdb.settings import Settings
 from meld_duckdb.tasks.base import Answer, Query
 from meld_duckdb.tasks.serialise import embedding_text
@@ -61,6 +63,9 @@ _CHUNK = 64
 
 _NOTICED = 512
 """Rows to embed from which on a line says so."""
+
+CANDIDATES_A_PAIR = 20
+"""Candidate pairs that may be listed for each pair that may be compared: they cost far less."""
 
 _T = TypeVar("_T")
 
@@ -296,10 +301,22 @@ class Session:
         *,
         same: bool,
     ) -> Candidates:
-        """Find the ``k`` best right records of every left record; see `retrieval.blocking`.
+        """Find candidates that are to be compared, no more than ``max_pairs``; see `block_rows`."""
+        self.check_pairs(len(left) * min(k, len(right)), f"{len(left)} rows x {k} candidates")
+        rows = TableRows(left)
+        return self.block_rows(rows, rows if same else TableRows(right), k, method)
 
-        Where both are the ``same`` table, a row is no candidate of itself; a copy of a table is not
+    def block_rows(
+        self, left: TableRows, right: TableRows, k: int, method: str, *, estimate: bool = False
+    ) -> Candidates:
+        """Find the ``k`` best right rows of every left row; see `retrieval.methods`.
+
+        Where both are the same object, a row is no candidate of itself; a copy of a table is not
         the same table.
+
+        Raises:
+            ConfigError: The method is unknown, or ``k`` is no number of candidates.
+            InputError: There would be more than `CANDIDATES_A_PAIR` times ``max_pairs``.
         """
         if method not in METHODS:
             raise ConfigError(
@@ -307,17 +324,37 @@ class Session:
             )
         if k < 1:
             raise ConfigError(f"option 'k' is {k}, expected a whole number from 1 on")
-        n_pairs = len(left) * min(k, len(right))
-        self.check_pairs(n_pairs, f"{len(left)} rows x {k} candidates")
-        depth = max(k, DEPTH)
-        if method == "ranked" and len(left) * min(depth, len(right)) <= MOST_RANKED:
-            found = find_candidates(left, right, depth, vectors=None, lexical=True, same=same)
-            return order_candidates(left, right, found, k, same=same)
-        vectors = None
-        if method in {"dense", "hybrid"}:
-            vectors = (self.embed(left, "the left table"), self.embed(right, "the right table"))
-        lexical = method != "dense"
-        return find_candidates(left, right, k, vectors=vectors, lexical=lexical, same=same)
+        n_found, most = len(left) * min(k, len(right)), CANDIDATES_A_PAIR * self.settings.max_pairs
+        if n_found > most:
+            raise InputError(
+                f"{len(left)} rows x {k} candidates are {n_found}, "
+                f"more than {CANDIDATES_A_PAIR} x max_pairs = {most}",
+                hint="lower k, take smaller parts of the tables, or raise the setting max_pairs",
+            )
+        models = Vectorisers(self._embed_rows, self._static_vectors, self._notice)
+        return find(left, right, k, method, models, estimate=estimate)
+
+    def _embed_rows(self, rows: TableRows) -> np.ndarray:
+        return self.embed(rows.records, "a table")
+
+    def _static_vectors(
+        self, left: TableRows, right: TableRows, dimension: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Vectors of both tables by the encoder's token vectors, which are made on first use."""
+        model = self._once("static", self._load_static)
+        texts = left.texts
+        return model.encode_tables(texts, texts if right is left else right.texts, dimension)
+
+    def _load_static(self) -> StaticEmbedding:
+        path, name = self._encoder_path(), self._encoder_digest()
+        cache = self.settings.model_dir
+        if not static_folder(name, cache).is_dir():
+            self._notice("making token vectors of the encoder, about a minute (once)")
+        return StaticEmbedding(distilled(self._encode, path, name, cache))
+
+    def _encode(self, texts: Sequence[str]) -> np.ndarray:
+        vectors: np.ndarray = self.encoder.encode(texts)
+        return vectors
 
     def join(
         self,

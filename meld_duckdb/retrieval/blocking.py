@@ -22,19 +22,23 @@ from meld_duckdb.features import text as tx
 from meld_duckdb.features.context import comparable_text
 from meld_duckdb.records import Record
 
-METHODS = ("ranked", "lexical", "dense", "hybrid")
+METHODS = ("ranked", "lexical", "dense", "hybrid", "static", "union")
 _CELLS = 8_000_000
 _TIE = 1e-13
 
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Candidate pairs: positions in both tables, rank from 1 and score; by left, then rank."""
+    """Candidate pairs: positions in both tables, rank from 1 and score; by left, then rank.
+
+    ``recall`` is the estimated share of all matches among them, None where there is no estimate.
+    """
 
     left: np.ndarray
     right: np.ndarray
     rank: np.ndarray
     score: np.ndarray
+    recall: float | None = None
 
 
 def find_candidates(
@@ -56,24 +60,78 @@ def find_candidates(
         lexical: Whether to use the lexical score; with ``vectors`` the mean of both counts.
         same: Both are one table: a record is no candidate of itself.
     """
-    matrices = _lexical_matrices(left, right) if lexical else []
+    texts = [[comparable_text(r) for r in side] for side in ((left, right) if lexical else ())]
+    matrices = _lexical_matrices(*texts) if lexical else []
     if lexical and vectors is None and len(left) * len(right) > sparse_top.EXACT_CELLS:
         return _by_rare_terms(matrices, k, same)
+    shape = (len(left), len(right))
+    return _compare_all(shape, matrices, vectors, k, same)
+
+
+def _compare_all(
+    shape: tuple[int, int],
+    matrices: list[tuple[Any, Any]],
+    vectors: tuple[np.ndarray, np.ndarray] | None,
+    k: int,
+    same: bool,
+) -> Candidates:
+    """Score every left record against every right one."""
     parts: list[np.ndarray] = []
-    height = max(1, _CELLS // max(len(right), 1))
-    for start in range(0, len(left), height):
+    n_left, n_right = shape
+    height = max(1, _CELLS // max(n_right, 1))
+    for start in range(0, n_left, height):
         interrupt.check()
-        stop = min(start + height, len(left))
-        scores = np.zeros((stop - start, len(right)), dtype=np.float32)
+        stop = min(start + height, n_left)
+        scores = np.zeros((stop - start, n_right), dtype=np.float32)
         for rows, columns in matrices:
             scores += (rows[start:stop] @ columns.T).toarray() / len(matrices)
         if vectors is not None:
             dense = vectors[0][start:stop] @ vectors[1].T
-            scores = (scores + dense) / 2 if lexical else dense
+            scores = (scores + dense) / 2 if matrices else dense
         if same:
             scores[np.arange(stop - start), np.arange(start, stop)] = -1.0
         parts.append(_best(scores, start, k))
     return _table(np.concatenate(parts) if parts else np.zeros((0, 4)))
+
+
+class ExactLexical:
+    """Two tables whose rows are all compared by words and 3-grams.
+
+    Args:
+        left: Folded texts of the left table.
+        right: Of the right table; the same object for one table twice.
+    """
+
+    def __init__(self, left: Sequence[str], right: Sequence[str]) -> None:
+        self._shape = (len(left), len(right))
+        self._same = left is right
+        self._matrices = _lexical_matrices(left, right)
+
+    def candidates(self, k: int) -> Candidates:
+        """The ``k`` best right rows of every left row, ties to the lower position."""
+        return _compare_all(self._shape, self._matrices, None, k, self._same)
+
+    def scores(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """Mean cosines over words and 3-grams of pairs of positions: float32 [n]."""
+        found = np.zeros(len(left), dtype=np.float32)
+        for rows, partners in self._matrices:
+            found += sparse_top.pair_products(rows, partners, left, right) / len(self._matrices)
+        return found
+
+
+def best_of_each(
+    left: np.ndarray, right: np.ndarray, score: np.ndarray, k: int
+) -> tuple[Candidates, np.ndarray]:
+    """The ``k`` best pairs of every left record, ties to the lower position.
+
+    Returns:
+        The candidates, and where they stood in the arrays given.
+    """
+    order = np.lexsort((right, -score, left))
+    at = left[order]
+    rank = np.arange(len(at)) - np.searchsorted(at, at, side="left") + 1
+    order, rank = order[rank <= k], rank[rank <= k]
+    return Candidates(left[order], right[order], rank, score[order]), order
 
 
 def _by_rare_terms(matrices: list[tuple[Any, Any]], k: int, same: bool) -> Candidates:
@@ -99,14 +157,12 @@ def _table(table: np.ndarray) -> Candidates:
     )
 
 
-def _lexical_matrices(left: Sequence[Record], right: Sequence[Record]) -> list[tuple[Any, Any]]:
+def _lexical_matrices(left: Sequence[str], right: Sequence[str]) -> list[tuple[Any, Any]]:
     """Word and 3-gram TF-IDF matrices of both sides, scipy sparse, rows L2-normalised."""
-    texts = [[comparable_text(r) for r in side] for side in (left, right)]
     # Terms are made one record at a time: all 3-grams of a large table fill gigabytes.
     splits: tuple[Callable[[str], Iterable[str]], ...] = (tx.words, tx.grams)
     return [
-        tx.tfidf_matrices((split(t) for t in texts[0]), (split(t) for t in texts[1]))
-        for split in splits
+        tx.tfidf_matrices((split(t) for t in left), (split(t) for t in right)) for split in splits
     ]
 
 

@@ -1,0 +1,105 @@
+"""Lexical candidates of tables of any size: rare words and word pairs first, then exact scores.
+
+Each left text spends a fixed budget: its terms, rarest first, until the right rows that hold them
+are `BUDGET`. So the work grows with the rows and not with their product, and a text of common words
+only has candidates too. What is gathered is then scored by the TF-IDF cosine over words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from meld_duckdb import interrupt
+from meld_duckdb.features import sparse_top
+from meld_duckdb.features.hashed_terms import BITS, Terms, hashed_terms
+from meld_duckdb.retrieval.blocking import Candidates, best_of_each
+
+BUDGET = 1_000
+"""Right rows looked at for a left text, counted once for each term they share with it."""
+
+LEAST_TERMS = 3
+"""Rarest terms of a text that are looked up whatever they cost, if fewer rows than `MOST` do."""
+
+MOST = 20_000
+
+GATHERED = 2
+"""Rows gathered for each one wanted, `LEAST_GATHERED` at the least."""
+
+LEAST_GATHERED = 20
+
+_ROWS = 50_000
+
+
+class LexicalSearch:
+    """Two tables, prepared to be searched.
+
+    Args:
+        left: Folded texts of the left table.
+        right: Of the right table; the same object for one table twice.
+    """
+
+    def __init__(self, left: Sequence[str], right: Sequence[str]) -> None:
+        self.same = left is right
+        first = hashed_terms(left, interrupt.check)
+        second = first if self.same else hashed_terms(right, interrupt.check)
+        self._terms = (first, second)
+        self._cost = np.bincount(second.columns, minlength=1 << BITS)
+        frequency, n_texts = self._cost, len(second)
+        if not self.same:
+            frequency = frequency + np.bincount(first.columns, minlength=1 << BITS)
+            n_texts += len(first)
+        weights = np.log((1.0 + n_texts) / (1.0 + frequency)) + 1.0
+        self._weights = weights.astype(np.float32)
+        left_words = first.words().matrix(self._weights)
+        right_words = left_words if self.same else second.words().matrix(self._weights)
+        self._words = (left_words, right_words)
+
+    def candidates(self, k: int) -> Candidates:
+        """The ``k`` best right rows of every left row, ties to the lower position."""
+        asked, held = self._terms
+        partners = self._by_term(held)
+        most = max(GATHERED * k, LEAST_GATHERED) + int(self.same)
+        nothing = np.empty(0, dtype=np.int64)
+        parts = [Candidates(nothing, nothing, nothing, np.empty(0, dtype=np.float32))]
+        for start in range(0, len(asked), _ROWS):
+            interrupt.check()
+            part = _within_budget(asked.part(start, min(start + _ROWS, len(asked))), self._cost)
+            a, b, _ = sparse_top.top_products(part.matrix(self._weights), partners, most)
+            a += start
+            if self.same:
+                a, b = a[a != b], b[a != b]
+            score = self.scores(a, b)
+            some = score > 0
+            parts.append(best_of_each(a[some], b[some], score[some], k)[0])
+        return Candidates(
+            np.concatenate([part.left for part in parts]),
+            np.concatenate([part.right for part in parts]),
+            np.concatenate([part.rank for part in parts]),
+            np.concatenate([part.score for part in parts]),
+        )
+
+    def scores(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """Cosines over words of pairs of positions: float32 [n]."""
+        return sparse_top.pair_products(*self._words, left, right)
+
+    def _by_term(self, held: Terms) -> Any:
+        """The transposed matrix; terms that no text can afford to look up are left out."""
+        affordable = self._cost[held.columns] <= max(BUDGET, MOST)
+        return held.kept(affordable).matrix(self._weights).T.tocsr()
+
+
+def _within_budget(terms: Terms, counts: np.ndarray) -> Terms:
+    """The rarest terms of each text that cost no more than the budget together."""
+    cost = counts[terms.columns]
+    rows = terms.rows()
+    order = np.lexsort((terms.columns, cost, rows))
+    spent = np.cumsum(cost[order])
+    before = np.concatenate(([0], spent))[terms.starts[:-1]]
+    place = np.arange(len(order)) - terms.starts[:-1][rows]
+    affordable = (spent - before[rows] <= BUDGET) | ((place < LEAST_TERMS) & (cost[order] <= MOST))
+    keep = np.zeros(len(order), dtype=bool)
+    keep[order] = affordable & (cost[order] > 0)
+    return terms.kept(keep)

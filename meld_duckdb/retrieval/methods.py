@@ -1,0 +1,137 @@
+"""Which search serves a call of ``meld.block``: by its method and by the size of the tables.
+
+| pairs of rows | ``ranked`` | ``lexical`` |
+| --- | --- | --- |
+| up to `sparse_top.EXACT_CELLS` | all compared, best ordered anew | all compared |
+| more | as ``union``, if the order would take long | rare terms, then words and word pairs |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from meld_duckdb.features import sparse_top
+from meld_duckdb.retrieval.blocking import Candidates, best_of_each, find_candidates
+from meld_duckdb.retrieval.lexical import LexicalSearch
+from meld_duckdb.retrieval.neighbours import Neighbours
+from meld_duckdb.retrieval.ranking import DEPTH, MOST_RANKED, order_candidates
+from meld_duckdb.retrieval.static import DIMENSION
+from meld_duckdb.retrieval.table_rows import TableRows
+
+MOST_GATHERED_CELLS = 2_500_000_000
+"""Pairs of rows up to which large tables are searched by rare words and 3-grams."""
+
+MOST_GATHERED_ROWS = 200_000
+"""Rows of both tables up to which their 3-grams are counted."""
+
+ENCODED_ROWS = 2_000
+"""Rows of both tables up to which a union takes the encoder's vectors, not static ones."""
+
+SHORT_DIMENSION = 128
+"""Length of static vectors of large tables."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vectorisers:
+    """How rows become vectors, all float32 with L2-normalised rows.
+
+    Attributes:
+        encode: By the encoder, one table.
+        static: By token vectors, two tables and the length of the vectors.
+        notice: Called with one line when something slow begins.
+    """
+
+    encode: Callable[[TableRows], np.ndarray]
+    static: Callable[[TableRows, TableRows, int], tuple[np.ndarray, np.ndarray]]
+    notice: Callable[[str], None]
+
+
+def find(
+    left: TableRows,
+    right: TableRows,
+    k: int,
+    method: str,
+    models: Vectorisers,
+    *,
+    estimate: bool = False,
+) -> Candidates:
+    """Find the ``k`` best right rows of every left row.
+
+    Args:
+        left: Left table.
+        right: Right table; the same object for one table twice: a row is no candidate of itself.
+        k: Candidates per left row; fewer where nothing else is similar at all.
+        method: One of `blocking.METHODS`.
+        models: How rows become vectors.
+        estimate: Whether to estimate the recall, where two searches are made.
+    """
+    if not len(left) or not len(right):
+        return _nothing()
+    depth, same = max(k, DEPTH), right is left
+    n_ordered = len(left) * min(depth, len(right))
+    if method == "union" or (method == "ranked" and _is_large(left, right, n_ordered)):
+        return _union(left, right, k, models, estimate)
+    if method == "ranked" and n_ordered <= MOST_RANKED:
+        first, second = left.records, right.records
+        found = find_candidates(first, second, depth, vectors=None, lexical=True, same=same)
+        return order_candidates(first, second, found, k, same=same)
+    if method == "static":
+        return _nearest(models.static(left, right, _dimension(left, right)), k)
+    if method in {"ranked", "lexical"} and _is_huge(left, right):
+        texts = left.texts
+        return LexicalSearch(texts, texts if same else right.texts).candidates(k)
+    vectors = None
+    if method in {"dense", "hybrid"}:
+        first_vectors = models.encode(left)
+        vectors = (first_vectors, first_vectors if same else models.encode(right))
+    lexical = method != "dense"
+    return find_candidates(
+        left.records, right.records, k, vectors=vectors, lexical=lexical, same=same
+    )
+
+
+def _is_large(left: TableRows, right: TableRows, n_ordered: int) -> bool:
+    """Tell whether the fitted order is given up for a union."""
+    if len(left) * len(right) <= sparse_top.EXACT_CELLS:
+        return False
+    return n_ordered > MOST_RANKED or len(left) + len(right) > MOST_GATHERED_ROWS
+
+
+def _is_huge(left: TableRows, right: TableRows) -> bool:
+    n_cells = len(left) * len(right)
+    return n_cells > MOST_GATHERED_CELLS or (
+        n_cells > sparse_top.EXACT_CELLS and len(left) + len(right) > MOST_GATHERED_ROWS
+    )
+
+
+def _dimension(left: TableRows, right: TableRows) -> int:
+    return DIMENSION if len(left) * len(right) <= sparse_top.EXACT_CELLS else SHORT_DIMENSION
+
+
+def _union(
+    left: TableRows, right: TableRows, k: int, models: Vectorisers, estimate: bool
+) -> Candidates:
+    from meld_duckdb.retrieval.recall import estimate_recall
+    from meld_duckdb.retrieval.union import find_union
+
+    if len(left) + len(right) <= ENCODED_ROWS:
+        first = models.encode(left)
+        vectors = (first, first if right is left else models.encode(right))
+    else:
+        vectors = models.static(left, right, _dimension(left, right))
+    found, union = find_union(left, right, vectors, k)
+    if not estimate:
+        return found
+    return replace(found, recall=estimate_recall(left, right, union))
+
+
+def _nearest(vectors: tuple[np.ndarray, np.ndarray], k: int) -> Candidates:
+    return best_of_each(*Neighbours(*vectors).nearest(k), k)[0]
+
+
+def _nothing() -> Candidates:
+    none = np.empty(0, dtype=np.int64)
+    return Candidates(none, none, none, np.empty(0))
