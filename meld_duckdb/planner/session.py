@@ -1,20 +1,16 @@
-"""What a process holds open: workspace, models and planner, each loaded when first needed."""
+"""What a process does with a workspace: answers, tables, labels."""
 
 from __future__ import annotations
 
 import itertools
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import cast
 
 import numpy as np
 
-from meld_duckdb import interrupt, models
-from meld_duckdb.engine.backend import Backend
-from meld_duckdb.errors import ConfigError, InputError, unknown_name
-from meld_duckdb.planner.backends import BACKENDS, BackendKind
+from meld_duckdb import models
+from meld_duckdb.errors import ConfigError, InputError
 from meld_duckdb.planner.cache import AnswerCache
 from meld_duckdb.planner.cascade import choose_policy
 from meld_duckdb.planner.clusters import (
@@ -29,7 +25,7 @@ from meld_duckdb.planner.clusters import (
 from meld_duckdb.planner.demonstrations import Demonstrator
 from meld_duckdb.planner.experts import Experts, expert_loader
 from meld_duckdb.planner.indexing import Indexed, Indexer, Progress
-from meld_duckdb.planner.ledger import Ledger
+from meld_duckdb.planner.loaded import Loaded, Notice
 from meld_duckdb.planner.options import Options
 from meld_duckdb.planner.plan import Planner, Resources
 from meld_duckdb.planner.scorers import make_scorers
@@ -37,40 +33,20 @@ from meld_duckdb.planner.scorers.match import MatchScorer
 from meld_duckdb.planner.stats import Outcome
 from meld_duckdb.planner.tables import Context, Tables
 from meld_duckdb.planner.whole import ask_pairs
-from meld_duckdb.records import TEXT_FIELD, Record, digest, plain_text
+from meld_duckdb.records import Record, digest
 from meld_duckdb.retrieval.blocking import METHODS, Candidates
-from meld_duckdb.retrieval.catalogue import Catalogue, table_digest
-from meld_duckdb.retrieval.encoder import Encoder, encoder_digest, read_dimension
+from meld_duckdb.retrieval.catalogue import table_digest
 from meld_duckdb.retrieval.methods import Vectorisers, find
-from meld_duckdb.retrieval.static import StaticEmbedding, distilled, static_folder
-from meld_duckdb.retrieval.store import Label, Store
+from meld_duckdb.retrieval.store import Label
 from meld_duckdb.retrieval.table_rows import TableRows
 from meld_duckdb.settings import Settings
 from meld_duckdb.tasks.base import Answer, Query
-from meld_duckdb.tasks.serialise import embedding_text
-from meld_duckdb.workspace import (
-    Workspace,
-    adopt_adapter,
-    bind_encoder,
-    open_workspace,
-    read_adapter,
-)
-
-Notice = Callable[[str], None]
-
-_CHUNK = 64
-"""Rows embedded before an interruption is looked for."""
-
-_NOTICED = 512
-"""Rows to embed from which on a line says so."""
 
 CANDIDATES_A_PAIR = 20
 """Candidate pairs that may be listed for each pair that may be compared: they cost far less."""
 
-_T = TypeVar("_T")
 
-
-class Session:
+class Session(Loaded):
     """Everything behind a `LocalService`.
 
     Args:
@@ -79,28 +55,21 @@ class Session:
     """
 
     def __init__(self, settings: Settings, notice: Notice) -> None:
-        self.settings = settings
-        self._notice = notice
-        self._lock = threading.RLock()
-        self._loaded: dict[str, Any] = {}
-        self._workspace = open_workspace(settings.workspace)
-        self.catalogue = Catalogue(self._workspace.catalogue_path, self._workspace.lance_path)
-        self.ledger = Ledger(self._workspace, self.catalogue, notice)
-        self.ledger.recover()
+        super().__init__(settings, notice)
         self.tables = Tables(self.catalogue, self._load_table)
         self.demonstrator = Demonstrator(
             settings.answer, self.catalogue, lambda: self.store, lambda: self.encoder
         )
         scorers = make_scorers(
             self.tables,
-            self.encode,
+            self.encode_untuned,
             self.demonstrator.labelled,
         )
         self._scorers = scorers
         self._match = cast(MatchScorer, scorers["match"])
         self.experts = Experts(
             self._workspace.experts_path,
-            self._encoder_digest,
+            lambda: models.model_digest(self._encoder_path()),
             expert_loader(self._encoder_path, settings.device, notice),
             self.demonstrator.digest,
             notice,
@@ -119,143 +88,9 @@ class Session:
             )
         )
 
-    def _once(self, name: str, load: Callable[[], _T]) -> _T:
-        """Load a thing the first time it is asked for; one thread loads, the others wait."""
-        if name not in self._loaded:
-            with self._lock:
-                if name not in self._loaded:
-                    self._loaded[name] = load()
-        loaded: _T = self._loaded[name]
-        return loaded
-
-    @property
-    def encoder(self) -> Encoder:
-        """The embedding model, loaded on first use."""
-        return self._once("encoder", self._load_encoder)
-
-    @property
-    def backend(self) -> Backend:
-        """The engine that runs the language model, loaded on first use."""
-        return self._once("backend", self._load_backend)
-
-    @property
-    def encoder_path(self) -> Path:
-        """Where the encoder that the settings name is on this machine."""
-        return self._encoder_path()
-
-    @property
-    def experts_path(self) -> Path:
-        """Directory of the workspace's experts."""
-        return self._workspace.experts_path
-
-    @property
-    def store(self) -> Store:
-        """The LanceDB store, opened on first use; the encoder itself is not needed for that."""
-        return self._once("store", self._load_store)
-
-    @property
-    def workspace(self) -> Workspace:
-        """The directory all of it lies in."""
-        return self._workspace
-
-    @property
-    def encoder_digest(self) -> str:
-        """Identity of the encoder with its adapter, known without loading it."""
-        return self._encoder_digest()
-
-    def adopt_encoder(self, adapter: Path | None) -> None:
-        """Let the workspace's encoder take an adapter from now on, or none.
-
-        Vectors of the encoder before are of no use then: `index` embeds anew.
-        """
-        with self._lock:
-            adopt_adapter(self._workspace, adapter)
-            for name in ("encoder", "encoder digest", "store"):
-                self._loaded.pop(name, None)
-
-    def _load_encoder(self) -> Encoder:
-        path, adapter = self._encoder_path(), read_adapter(self._workspace)
-        tuned = "" if adapter is None else ", tuned,"
-        self._notice(f"loading the encoder {self.settings.answer.encoder}{tuned} (once a process)")
-        return Encoder(path, adapter=adapter, device=self.settings.device)
-
-    def _load_backend(self) -> Backend:
-        kind, path = self._backend_kind(), self._model_path()
-        self._notice(f"loading the model {self.settings.answer.model} (once a process)")
-        return kind.open(path, self.settings)
-
-    def _load_store(self) -> Store:
-        dimension = read_dimension(self._encoder_path()) or self.encoder.dimension
-        digest, name = self._encoder_digest(), self.settings.answer.encoder
-        store = self.ledger.open_store(dimension, digest)
-        bind_encoder(self._workspace, name, digest, dimension)
-        return store
-
     def _load_table(self, content: str) -> list[Record]:
         n_rows = next((t.n_rows for t in self.catalogue.tables() if t.digest == content), None)
         return self.store.entries(content, n_rows)
-
-    def _backend_kind(self) -> BackendKind:
-        name = self.settings.backend
-        if name not in BACKENDS:
-            what, hint = unknown_name("backend", name, BACKENDS)
-            raise ConfigError(what, hint=hint)
-        return BACKENDS[name]
-
-    def _backend_digest(self) -> str:
-        return self._once(
-            "backend digest", lambda: self._backend_kind().digest(self._model_path(), self.settings)
-        )
-
-    def _encoder_digest(self) -> str:
-        return self._once(
-            "encoder digest",
-            lambda: encoder_digest(self._encoder_path(), read_adapter(self._workspace)),
-        )
-
-    def _model_path(self) -> Path:
-        answer = self.settings.answer
-        return models.locate(answer.model, self.settings.model_dir, "language model")
-
-    def _encoder_path(self) -> Path:
-        answer = self.settings.answer
-        return models.locate(answer.encoder, self.settings.model_dir, "encoder")
-
-    def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Embed texts: float32 [n, d], L2-normalised, in order; the encoder is loaded for it."""
-        vectors: np.ndarray = self.encoder.encode(texts)
-        return vectors
-
-    def embed(self, records: Sequence[Record], what: str) -> np.ndarray:
-        """Embed records: float32 [n, d], L2-normalised, in order.
-
-        Vectors of indexed rows are reused; what is left is told as rows of ``what``.
-        """
-        if not records:
-            return np.zeros((0, 1), dtype=np.float32)
-        known = self.store.entry_vectors(records)
-        new = list({r.digest: r for r in records if r.digest not in known}.values())
-        if len(new) > _NOTICED:
-            self._notice(f"embedding {len(new)} rows of {what}, about {len(new) // 100 + 1} s")
-        limit = self.settings.answer.max_record_chars
-        for start in range(0, len(new), _CHUNK):
-            interrupt.check()
-            part = new[start : start + _CHUNK]
-            vectors = self.encoder.encode([embedding_text(r, limit) for r in part])
-            known.update(zip((r.digest for r in part), vectors, strict=True))
-        return np.stack([known[r.digest] for r in records])
-
-    def embed_texts(self, records: Sequence[Record]) -> np.ndarray:
-        """Embed records, a bare text as it is: float32 [n, d], L2-normalised, in order."""
-        limit = self.settings.answer.max_record_chars
-        texts = [
-            plain_text(r.text, limit)
-            if list(r.fields) == [TEXT_FIELD]
-            else embedding_text(r, limit)
-            for r in records
-        ]
-        vectors: np.ndarray = self.encoder.encode(texts)
-        return vectors
 
     def index(
         self,
@@ -333,28 +168,6 @@ class Session:
             )
         models = Vectorisers(self._embed_rows, self._static_vectors, self._notice)
         return find(left, right, k, method, models, estimate=estimate)
-
-    def _embed_rows(self, rows: TableRows) -> np.ndarray:
-        return self.embed(rows.records, "a table")
-
-    def _static_vectors(
-        self, left: TableRows, right: TableRows, dimension: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Vectors of both tables by the encoder's token vectors, which are made on first use."""
-        model = self._once("static", self._load_static)
-        texts = left.texts
-        return model.encode_tables(texts, texts if right is left else right.texts, dimension)
-
-    def _load_static(self) -> StaticEmbedding:
-        path, name = self._encoder_path(), self._encoder_digest()
-        cache = self.settings.model_dir
-        if not static_folder(name, cache).is_dir():
-            self._notice("making token vectors of the encoder, about a minute (once)")
-        return StaticEmbedding(distilled(self._encode, path, name, cache))
-
-    def _encode(self, texts: Sequence[str]) -> np.ndarray:
-        vectors: np.ndarray = self.encoder.encode(texts)
-        return vectors
 
     def join(
         self,

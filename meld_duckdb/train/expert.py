@@ -213,7 +213,7 @@ def held_out_tier0(
         hidden = {r.digest for i in asked for r in labels[i].query.records}
         known = [*elsewhere, *(labels[i] for i in np.flatnonzero(folds != fold).tolist())]
         told = _told(session, {task: known}, hidden)
-        scorer = make_scorers(session.tables, session.encode, told)[task]
+        scorer = make_scorers(session.tables, session.encode_untuned, told)[task]
         for context in dict.fromkeys(contexts[i] for i in asked):
             at = [i for i in asked if contexts[i] == context]
             said = scorer.score([labels[i].query for i in at], context)

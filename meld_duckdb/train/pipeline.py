@@ -18,13 +18,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-
 from meld_duckdb.errors import TrainingError, unknown_name
 from meld_duckdb.models import model_digest, sha256
 from meld_duckdb.planner.session import Session
 from meld_duckdb.records import digest
-from meld_duckdb.retrieval.encoder import Encoder
 from meld_duckdb.tasks import TASKS
 from meld_duckdb.tasks.pairs import BINARY, CHOOSING
 from meld_duckdb.train.align_stage import Alignments, AlignSettings, align_workspace
@@ -209,7 +206,7 @@ class Pipeline:
             found = align_workspace(
                 rows,
                 [self._session.tables.index(digest).records for digest in tables],
-                self._encode_untuned,
+                self._session.encode_untuned,
                 self._settings.held_out,
                 self._settings.align,
                 self._session.settings.answer.max_record_chars,
@@ -287,11 +284,6 @@ class Pipeline:
                 repr(self._settings.expert),
             )
             yield Stage(f"expert {task}", EXPERT_VERSION, inputs, work, folder.is_dir)
-
-    def _encode_untuned(self, texts: Sequence[str]) -> np.ndarray:
-        encoder = Encoder(self._session.encoder_path, device=self._session.settings.device)
-        vectors: np.ndarray = encoder.encode(texts)
-        return vectors
 
     @cached_property
     def _held_out(self) -> str:
