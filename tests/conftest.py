@@ -8,7 +8,7 @@ import hypothesis
 import pytest
 
 import meld_duckdb
-from meld_duckdb.planner import session
+from meld_duckdb.planner import loaded
 from tests.scripted import HashingEncoder, ScriptedBackend
 
 hypothesis.settings.register_profile("meld", deadline=None, derandomize=True)
@@ -32,11 +32,11 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 def backend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ScriptedBackend:
     """A scripted language model and encoder in the place of the real ones."""
     scripted = ScriptedBackend()
-    kind = session.BackendKind(lambda *given: "scripted", lambda *given: scripted)
-    monkeypatch.setitem(session.BACKENDS, "transformers", kind)
-    monkeypatch.setattr(session.models, "locate", lambda *arguments: tmp_path)
-    monkeypatch.setattr(session.models, "model_digest", lambda path: "scripted")
-    monkeypatch.setattr(session, "Encoder", lambda *arguments, **options: HashingEncoder())
+    kind = loaded.BackendKind(lambda *given: "scripted", lambda *given: scripted)
+    monkeypatch.setitem(loaded.BACKENDS, "transformers", kind)
+    monkeypatch.setattr(loaded.models, "locate", lambda *arguments: tmp_path)
+    monkeypatch.setattr(loaded.models, "model_digest", lambda path: "scripted")
+    monkeypatch.setattr(loaded, "Encoder", lambda *arguments, **options: HashingEncoder())
     return scripted
 
 

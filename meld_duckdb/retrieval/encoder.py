@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from meld_duckdb import models
 from meld_duckdb.engine.transformers import quiet_loading
 from meld_duckdb.errors import ArtefactCorrupt, EngineUnavailable
-from meld_duckdb.models import model_digest
 from meld_duckdb.records import digest
 
 Vectors = npt.NDArray[np.float32]
@@ -118,8 +118,8 @@ _Embed = Callable[[list[str]], Vectors]
 def encoder_digest(model_path: Path, adapter: Path | None) -> str:
     """Identity of an encoder's weights, known without loading them."""
     if adapter is None:
-        return model_digest(model_path)
-    return digest("encoder/1", model_digest(model_path), model_digest(adapter))
+        return models.model_digest(model_path)
+    return digest("encoder/1", models.model_digest(model_path), models.model_digest(adapter))
 
 
 def read_dimension(model_path: Path) -> int | None:

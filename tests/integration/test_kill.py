@@ -17,17 +17,17 @@ SLOW = """
 import sys, time
 from pathlib import Path
 from meld_duckdb import connect
-from meld_duckdb.planner import session
+from meld_duckdb.planner import loaded
 from tests.scripted import ScriptedBackend, first_choice
 
 def slow(prompt):
     time.sleep(0.05)
     return first_choice(prompt)
 
-session.BACKENDS["transformers"] = session.BackendKind(
+loaded.BACKENDS["transformers"] = loaded.BackendKind(
     lambda *given: "scripted", lambda *given: ScriptedBackend(slow, batch_size=5))
-session.models.locate = lambda *arguments: Path(sys.argv[1])
-session.models.model_digest = lambda path: "scripted"
+loaded.models.locate = lambda *arguments: Path(sys.argv[1])
+loaded.models.model_digest = lambda path: "scripted"
 connect(workspace=sys.argv[1]).sql(sys.argv[2]).fetchall()
 """
 QUERY = """SELECT count(*) FROM (SELECT meld_match(

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.integration
 HEAD = """
 import os, sys, time, signal
 from pathlib import Path
-from meld_duckdb.planner import session
+from meld_duckdb.planner import loaded
 from meld_duckdb.planner.ledger import Ledger
 from meld_duckdb.records import make_record
 from meld_duckdb.retrieval.store import Store
@@ -50,9 +50,9 @@ def rows(tag, n):
 def pair(tag, i):
     return Query((make_record({"t": f"{tag} {i}"}), make_record({"t": "x"})))
 
-session.models.locate = lambda *arguments: Path(sys.argv[1])
-session.models.model_digest = lambda path: "scripted"
-session.Encoder = lambda *arguments, **options: Slow()
+loaded.models.locate = lambda *arguments: Path(sys.argv[1])
+loaded.models.model_digest = lambda path: "scripted"
+loaded.Encoder = lambda *arguments, **options: Slow()
 s = LocalService(resolve({"workspace": sys.argv[1]})[0]).session
 """
 

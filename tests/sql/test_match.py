@@ -7,7 +7,7 @@ import duckdb
 import pytest
 
 import meld_duckdb
-from meld_duckdb.planner import session
+from meld_duckdb.planner import loaded
 from meld_duckdb.tasks.base import Completion, Prompt
 from tests.scripted import ScriptedBackend
 from tests.sql.query import one
@@ -244,8 +244,8 @@ def test_other_weights_are_in_the_key(
     backend: ScriptedBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number, weights in enumerate(("one", "two")):
-        kind = session.BackendKind(lambda *given, w=weights: w, lambda *given: backend)
-        monkeypatch.setitem(session.BACKENDS, "transformers", kind)
+        kind = loaded.BackendKind(lambda *given, w=weights: w, lambda *given: backend)
+        monkeypatch.setitem(loaded.BACKENDS, "transformers", kind)
         con = meld_duckdb.connect(workspace=tmp_path / "w", engine_batch=number + 1)
         con.sql("SELECT meld_match('a', 'b', {'tier': 't2'})").fetchall()
     assert len(backend.asked) == 2
