@@ -40,6 +40,7 @@ class AnnotateSettings:
         rows: Records of the smaller table that are looked at, drawn with the seed.
         candidates: Candidates of each.
         negatives: Mismatches mined beside each match.
+        ceiling: Probability from which on a rival is not taken for a mismatch.
         seed: Of the draw.
     """
 
@@ -48,6 +49,7 @@ class AnnotateSettings:
     rows: int = 2_000
     candidates: int = 4
     negatives: int = 3
+    ceiling: float = 0.3
     seed: int = 42
 
 
@@ -108,6 +110,7 @@ def annotate_matches(
         margin=settings.margin,
         held_out=held_out,
         negatives=settings.negatives,
+        ceiling=settings.ceiling,
         same=same,
     )
 
