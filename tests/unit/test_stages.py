@@ -1,0 +1,64 @@
+"""Stages run once for the same inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meld_duckdb.train.stages import Stage, read_stages, run_stage
+from meld_duckdb.workspace import open_workspace
+
+
+def counting(calls: list[int]) -> Stage:
+    def work() -> Mapping[str, Any]:
+        calls.append(1)
+        return {"rows": 3}
+
+    return Stage("count", 1, ("a", "b"), work)
+
+
+def test_a_finished_stage_is_skipped_until_something_changes(tmp_path: Path) -> None:
+    workspace = open_workspace(tmp_path)
+    calls: list[int] = []
+    stage = counting(calls)
+    lines: list[str] = []
+    first = run_stage(workspace, stage, lines.append)
+    again = run_stage(workspace, stage, lines.append)
+    assert (first.skipped, again.skipped, len(calls)) == (False, True, 1)
+    assert again.metrics == first.metrics == {"rows": 3}
+    assert "skipped" in lines[-1] and "rows 3" in lines[-2]
+    for changed in (replace(stage, inputs=("a", "c")), replace(stage, version=2)):
+        assert not run_stage(workspace, changed, lines.append).skipped
+    assert not run_stage(workspace, replace(stage, version=2, is_done=lambda: False), lines.append).skipped
+    assert len(calls) == 4
+
+
+def test_parts_of_the_inputs_are_kept_apart(tmp_path: Path) -> None:
+    workspace = open_workspace(tmp_path)
+    calls: list[int] = []
+    run_stage(workspace, counting(calls), lambda line: None)
+    assert not run_stage(
+        workspace, replace(counting(calls), inputs=("ab",)), lambda line: None
+    ).skipped
+
+
+def test_a_stage_that_fails_leaves_no_record(tmp_path: Path) -> None:
+    workspace = open_workspace(tmp_path)
+
+    def work() -> Mapping[str, Any]:
+        raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space"):
+        run_stage(workspace, Stage("broken", 1, (), work), lambda line: None)
+    assert read_stages(workspace) == {}
+
+
+def test_a_stage_keeps_the_rest_of_the_manifest(tmp_path: Path) -> None:
+    workspace = open_workspace(tmp_path)
+    run_stage(workspace, counting([]), lambda line: None)
+    assert set(read_stages(workspace)) == {"count"}
+    assert open_workspace(tmp_path) == workspace
