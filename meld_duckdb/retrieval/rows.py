@@ -40,9 +40,13 @@ class RowStore:
         self.lance = Lance(path)
         self.lock = lock or FileLock(path.with_name("write.lock"), f"which is writing to {path}")
         self._encoder = encoder
-        self._dimension = self._stored_dimension() if dimension is None else dimension
+        self._given_dimension = dimension
 
-    def _stored_dimension(self) -> int:
+    @property
+    def _dimension(self) -> int:
+        """Length of the vectors: as given, else of those that are stored now."""
+        if self._given_dimension is not None:
+            return self._given_dimension
         for name in self.lance.names():
             table = self.lance.open(name)
             if table is not None and "vector" in table.schema.names:

@@ -57,10 +57,10 @@ s = LocalService(resolve({"workspace": sys.argv[1]})[0]).session
 """
 
 
-def start(workspace: Path, body: str) -> subprocess.Popen[str]:
+def start(workspace: Path, body: str, **settings: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", HEAD + body, str(workspace)],
-        env={**os.environ, "PYTHONPATH": "."},
+        env={**os.environ, "PYTHONPATH": ".", **settings},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -239,11 +239,11 @@ def test_the_lock_of_a_dead_process_is_free_and_a_wait_is_told(tmp_path: Path) -
         work, "with s.ledger.write_lock.hold():\n print('held', flush=True); time.sleep(99)"
     )
     assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-    waiting = start(work, "s.learn('match', [(pair('p', 0), 'match')])")
+    learn = "s.learn('match', [(pair('p', 0), 'match')])"
+    waiting = start(work, learn, MELD_PROGRESS="true")
     assert waiting.stderr is not None
-    told = waiting.stderr.readline() if os.environ.get("MELD_PROGRESS") != "false" else ""
-    if not told:
-        time.sleep(1)
+    told = next(line for line in waiting.stderr if "waiting" in line)
+    assert f"waiting for process {holder.pid}, which writes to {work}" in told
     assert waiting.poll() is None
     holder.kill()
     holder.communicate()
