@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import threading
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -205,8 +206,11 @@ def _merge(model: Any, adapter: Path) -> Any:
     from safetensors import SafetensorError
 
     try:
-        merged = PeftModel.from_pretrained(model, str(adapter), local_files_only=True)
-        return merged.merge_and_unload()
+        with warnings.catch_warnings():
+            # PEFT 0.21 asks transformers 5 by a name that it warns about.
+            warnings.simplefilter("ignore", FutureWarning)
+            merged = PeftModel.from_pretrained(model, str(adapter), local_files_only=True)
+            return merged.merge_and_unload()
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise ArtefactCorrupt(
             f"{adapter} cannot be loaded as an adapter of the encoder: {error}",
