@@ -62,8 +62,8 @@ def test_an_expert_answers_in_sql_when_it_is_asked_by_name(card: ExpertCard) -> 
     assert [e["kind"] for e in first["evidence"]][:2] == ["tier 0 log-odds", "tier 1 log-odds"]
     con = meld_duckdb.connect()
     assert one(con, ask) == first
-    swapped = ask.replace("settee", "@").replace("chaise longue", "settee").replace(
-        "@", "chaise longue"
+    swapped = (
+        ask.replace("settee", "@").replace("chaise longue", "settee").replace("@", "chaise longue")
     )
     assert one(con, swapped) == first
     assert one(con, "SELECT sum(evaluations) FROM meld.stats()") == 0
