@@ -44,6 +44,13 @@ def test_tier_1_that_repeats_tier_0_is_not_used() -> None:
     assert not fit_stack(TIER0, again, YES, FOLDS, 0.4).use
 
 
+def test_both_tiers_are_compared_after_the_same_cross_fitting() -> None:
+    uneven = sigmoid(np.log(TIER0 / (1 - TIER0)) + np.where(FOLDS == 0, 3.0, 0.0))
+    silent = fit_stack(uneven, np.zeros(N), YES, FOLDS, 0.4).metrics
+    assert silent["auc_both"] == silent["auc_tier0"] != round(auc(uneven, YES), 4)
+    assert silent["log_loss_both"] == silent["log_loss_tier0"]
+
+
 def test_a_gain_from_recalibration_is_not_tier_1s() -> None:
     shy = sigmoid(0.2 * np.log(TIER0 / (1 - TIER0)) + 2.0)
     assert not fit_stack(shy, RNG.normal(0, 1.0, N), YES, FOLDS, 0.4).use
