@@ -47,7 +47,9 @@ def test_too_little_to_tell_gives_none() -> None:
 
 
 def test_an_estimate_is_the_same_again_and_high_where_all_is_found() -> None:
-    names = [f"{a} {b} {i * 37}" for i, (a, b) in enumerate((a, b) for a in "abcdefgh" for b in "uvwxyz")]
+    names = [
+        f"{a} {b} {i * 37}" for i, (a, b) in enumerate((a, b) for a in "abcdefgh" for b in "uvwxyz")
+    ]
     left = TableRows([make_record({"name": f"thing {n} made by someone"}) for n in names])
     right = TableRows([make_record({"name": f"thing {n} made by somebody"}) for n in names])
     rng = np.random.default_rng(0)

@@ -21,7 +21,11 @@ def by_records(array: pa.Array) -> list[str]:
     return [comparable_text(r if isinstance(r, Record) else make_record({})) for r in found]
 
 
-@given(st.lists(st.tuples(TEXT, TEXT, st.one_of(st.none(), st.floats(), st.integers(-9, 9))), max_size=9))
+@given(
+    st.lists(
+        st.tuples(TEXT, TEXT, st.one_of(st.none(), st.floats(), st.integers(-9, 9))), max_size=9
+    )
+)
 def test_texts_by_column_are_those_of_the_records(rows: list[tuple[object, ...]]) -> None:
     names = ("Name", " name", "price")
     columns = list(zip(*rows, strict=True)) or [(), (), ()]
