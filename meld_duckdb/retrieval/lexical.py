@@ -68,7 +68,7 @@ class LexicalSearch:
             interrupt.check()
             part = _within_budget(asked.part(start, min(start + _ROWS, len(asked))), self._cost)
             a, b, _ = sparse_top.top_products(part.matrix(self._weights), partners, most)
-            a += start
+            a, b = a + start, len(held) - 1 - b
             if self.same:
                 a, b = a[a != b], b[a != b]
             score = self.scores(a, b)
@@ -86,9 +86,12 @@ class LexicalSearch:
         return sparse_top.pair_products(*self._words, left, right)
 
     def _by_term(self, held: Terms) -> Any:
-        """The transposed matrix; terms that no text can afford to look up are left out."""
+        """The transposed matrix; terms that no text can afford to look up are left out.
+
+        The last row comes first: of equal products the search keeps those of the higher columns.
+        """
         affordable = self._cost[held.columns] <= max(BUDGET, MOST)
-        return held.kept(affordable).matrix(self._weights).T.tocsr()
+        return held.kept(affordable).matrix(self._weights)[::-1].T.tocsr()
 
 
 def _within_budget(terms: Terms, counts: np.ndarray) -> Terms:

@@ -3,7 +3,7 @@
 Two searches are two catches of the same matches. If they are independent, the share of the second
 catch that the first had caught before is the share of all matches that the first caught; Chapman's
 estimator of the number of all is ``(n1 + 1)(n2 + 1) / (both + 1) - 1``. What is caught counts as a
-match if the shipped match model says so.
+match if the shipped match model is sure of it.
 
 Searches are not independent: both find what is nearly equal and miss what is not. That makes an
 estimate too high. Pairs are therefore counted apart by score, in fifths of the best scores of the
@@ -27,7 +27,14 @@ SAMPLE = 500
 LEAST = 20
 """Likely matches below which nothing is estimated."""
 
+SURE = 0.8
+"""Probability from which a pair counts as a match."""
+
 STRATA = 5
+
+LEAST_RECAUGHT = 10
+"""Matches found twice that a stratum needs; one with fewer is counted with the next higher."""
+
 _PART = 4096
 
 
@@ -49,7 +56,7 @@ def estimate_recall(left: TableRows, right: TableRows, found: Union) -> float | 
     if len(rows) > SAMPLE:
         rows = np.sort(np.random.default_rng(0).choice(rows, SAMPLE, replace=False))
     at = np.flatnonzero(np.isin(found.left, rows))
-    likely = _match_probability(left, right, found.left[at], found.right[at]) > 0.5
+    likely = _match_probability(left, right, found.left[at], found.right[at]) > SURE
     best = np.zeros(len(left), dtype=found.score.dtype)
     np.maximum.at(best, found.left[at], found.score[at])
     bounds = np.quantile(best[rows], np.arange(1, STRATA) / STRATA)
@@ -74,12 +81,28 @@ def recapture(
     """
     if match.sum() < LEAST or not (match & first & second).any():
         return None
-    total = 0.0
+    total = sum(
+        max((n1 + 1) * (n2 + 1) / (both + 1) - 1, seen)
+        for n1, n2, both, seen in _counts(match, first, second, stratum)
+    )
+    return float(min(1.0, (match & kept).sum() / total))
+
+
+def _counts(
+    match: np.ndarray, first: np.ndarray, second: np.ndarray, stratum: np.ndarray
+) -> list[list[int]]:
+    """Matches of each stratum: found by the first, by the second, by both, by any."""
+    counts: list[list[int]] = []
+    waiting = np.zeros(4, dtype=np.int64)
     for group in np.unique(stratum):
         here = match & (stratum == group)
-        n1, n2, both = ((here & which).sum() for which in (first, second, first & second))
-        total += max((n1 + 1) * (n2 + 1) / (both + 1) - 1, here.sum())
-    return float(min(1.0, (match & kept).sum() / total))
+        waiting += [np.sum(here & x) for x in (first, second, first & second, first | second)]
+        if waiting[2] >= LEAST_RECAUGHT:
+            counts.append(waiting.tolist())
+            waiting[:] = 0
+    if counts:
+        waiting += np.array(counts.pop())
+    return [*counts, waiting.tolist()]
 
 
 def _match_probability(

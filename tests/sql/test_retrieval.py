@@ -71,7 +71,7 @@ def test_join_gives_matching_pairs_with_their_probability(
     ("options", "message"),
     [
         ("k := 0", "expected a whole number from 1"),
-        ("method := 'magic'", "expected one of ranked, lexical, dense, hybrid"),
+        ("method := 'magic'", "expected one of ranked, lexical, dense, hybrid, static, union"),
     ],
 )
 def test_bad_options_are_named(
@@ -85,9 +85,95 @@ def test_too_many_pairs_are_refused(backend: ScriptedBackend) -> None:
     import meld_duckdb
 
     con = meld_duckdb.connect(max_pairs=10)
-    con.execute("CREATE TABLE t AS SELECT range AS id, 'x ' || range AS name FROM range(8)")
+    con.execute("CREATE TABLE t AS SELECT range AS id, 'x ' || range AS name FROM range(60)")
+    con.execute("CREATE VIEW s AS FROM t LIMIT 8")
     with pytest.raises(duckdb.Error, match=r"more than max_pairs = 10.*lower k"):
+        con.sql("FROM meld.join('s', 's', k := 5)").fetchall()
+    # Candidates that are listed only cost less: twenty times as many are allowed.
+    assert len(con.sql("FROM meld.block('s', 's', k := 5)").fetchall()) == 40
+    with pytest.raises(duckdb.Error, match=r"more than 20 x max_pairs = 200.*lower k"):
         con.sql("FROM meld.block('t', 't', k := 5)").fetchall()
+
+
+@pytest.fixture
+def static(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hashed words in the place of static embeddings."""
+    from meld_duckdb.planner.session import Session
+    from tests.scripted import HashingEncoder
+
+    def encode_tables(left: list[str], right: list[str], dimension: int):  # type: ignore[no-untyped-def]
+        first = HashingEncoder().encode(left)
+        return first, first if right is left else HashingEncoder().encode(right)
+
+    model = type("Static", (), {"encode_tables": staticmethod(encode_tables)})
+    monkeypatch.setattr(Session, "_load_static", lambda self: model)
+
+
+def offers(con: duckdb.DuckDBPyConnection, n: int = 60) -> None:
+    con.execute(f"""CREATE TABLE a AS SELECT range AS id,
+            'gadget model' || range * 37 || ' by maker' || range % 7 AS title FROM range({n});
+        CREATE TABLE b AS SELECT id + 1000 AS id, title || ' new' AS title FROM a ORDER BY id DESC""")
+
+
+@pytest.mark.parametrize("method", ["union", "static", "lexical", "ranked", "hybrid", "dense"])
+def test_every_method_puts_the_same_thing_first(
+    con: duckdb.DuckDBPyConnection, static: None, method: str
+) -> None:
+    offers(con)
+    sql = f"SELECT l_id, r_id, recall_estimate FROM meld.block('a', 'b', k := 3, method := '{method}') WHERE rank = 1"
+    rows = con.sql(sql).fetchall()
+    assert len(rows) == 60 and sum(r == 1000 + a for a, r, _ in rows) >= (
+        40 if method in {"dense", "static"} else 55
+    )
+    estimates = {e for _, _, e in rows}
+    assert len(estimates) == 1  # the same beside every pair
+    estimate = estimates.pop()
+    assert (estimate is not None) == (method == "union")
+    assert estimate is None or 0.8 <= estimate <= 1.0
+    assert con.sql(sql).fetchall() == rows
+
+
+def test_large_tables_are_blocked_by_a_union(
+    con: duckdb.DuckDBPyConnection, static: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from meld_duckdb.features import sparse_top
+    from meld_duckdb.retrieval import methods
+
+    offers(con)
+    monkeypatch.setattr(sparse_top, "EXACT_CELLS", 100)
+    monkeypatch.setattr(methods, "MOST_GATHERED_ROWS", 50)
+    monkeypatch.setattr(methods, "ENCODED_ROWS", 0)
+    for method in ("ranked", "lexical"):
+        rows = con.sql(
+            f"SELECT l_id, r_id, recall_estimate FROM meld.block('a', 'b', method := '{method}') WHERE rank = 1"
+        ).fetchall()
+        assert all(r == 1000 + a and (e is not None) == (method == "ranked") for a, r, e in rows)
+        assert len(rows) == 60
+    itself = con.sql("SELECT l_id, r_id FROM meld.block('a', 'a', k := 2)").fetchall()
+    assert len(itself) == 120 and all(a != b for a, b in itself)
+
+
+@pytest.mark.parametrize("method", ["union", "static"])
+def test_odd_tables_are_blocked_too(
+    con: duckdb.DuckDBPyConnection, static: None, method: str
+) -> None:
+    con.execute("""CREATE TABLE empty AS SELECT 1 AS id, NULL::VARCHAR AS name, '' AS other LIMIT 0;
+        CREATE TABLE nothing AS SELECT range AS id, NULL::VARCHAR AS name, '' AS other FROM range(3);
+        CREATE TABLE single AS SELECT 7 AS id, 'red apple' AS name, NULL::VARCHAR AS other""")
+
+    def block(left: str, right: str) -> list[tuple[int, int]]:
+        found = con.sql(
+            f"SELECT l_id, r_id FROM meld.block('{left}', '{right}', method := '{method}')"
+        )
+        return found.fetchall()
+
+    for left in ("empty", "nothing", "single"):
+        assert block(left, "empty") == block("empty", left) == []
+    assert block("single", "single") == []
+    con.execute("CREATE TABLE other AS FROM single")
+    assert block("single", "other") == [(7, 7)]
+    if method == "static":
+        assert block("single", "nothing") == block("nothing", "nothing") == []
 
 
 def test_an_index_is_incremental_and_gives_context(tables: duckdb.DuckDBPyConnection) -> None:
