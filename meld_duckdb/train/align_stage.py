@@ -36,11 +36,11 @@ class AlignSettings:
         negatives: Mined for each alignment.
     """
 
-    most: int = 1_500
+    most: int = 800
     dev_labelled: float = 0.5
     dev: float = 0.15
-    most_dev: int = 200
-    corpus: int = 1_000
+    most_dev: int = 150
+    corpus: int = 600
     negatives: int = 3
 
 
@@ -116,7 +116,8 @@ def align_workspace(
         (dev if _draw(one.group) < share else learn).append(one)
     learn = _some(learn, settings.most, sure)
     dev = _some(dev, settings.most_dev, sure)
-    corpus = _corpus(tables, [*learn, *dev], settings.corpus, max_chars)
+    rows_kept = [r for table in tables for r in table if not held_out.covers_record(r)]
+    corpus = _corpus(rows_kept, [*learn, *dev], settings.corpus, max_chars)
     vectors = encode(corpus)
     mined = mine_negatives([*learn, *dev], corpus, vectors, settings.negatives, held_out=held_out)
     return Alignments(tuple(mined[: len(learn)]), tuple(mined[len(learn) :]), tuple(corpus))
@@ -134,10 +135,10 @@ def _some(found: Sequence[Aligned], most: int, sure: set[str]) -> list[Aligned]:
 
 
 def _corpus(
-    tables: Sequence[Sequence[Record]], aligned: Sequence[Aligned], most: int, max_chars: int
+    records: Sequence[Record], aligned: Sequence[Aligned], most: int, max_chars: int
 ) -> list[str]:
-    """Texts of the alignments and of rows of the tables, drawn by their digest."""
-    rows = sorted((r for table in tables for r in table), key=lambda r: digest("draw", r.digest))
+    """Texts of the alignments, then of rows drawn by their digest."""
+    rows = sorted(records, key=lambda r: digest("draw", r.digest))
     texts = [t for one in aligned for t in (one.anchor, one.positive, *one.negatives)]
     texts += [embedding_text(r, max_chars) for r in rows[:most]]
     return list(dict.fromkeys(texts))

@@ -45,7 +45,7 @@ class EncoderSettings:
         temperature: Of the softmax over the batch.
         learning_rate: Peak, with linear warm-up and decay.
         epochs: At most; fewer where the dev set stops improving.
-        patience: Evaluations without a better dev metric before it stops; two an epoch.
+        patience: Epochs without a better dev metric before it stops.
         batch_size: Alignments compared with each other.
         part: Alignments embedded at once: bounds memory, changes nothing else.
         negatives: Hard negatives per alignment.
@@ -58,7 +58,7 @@ class EncoderSettings:
     temperature: float = 0.02
     learning_rate: float = 5e-4
     epochs: int = 3
-    patience: int = 3
+    patience: int = 1
     batch_size: int = 32
     part: int = 32
     negatives: int = 1
@@ -117,10 +117,10 @@ def tune_encoder(
     evaluator = _evaluator(dev, distractors)
     with _quiet(), tempfile.TemporaryDirectory(prefix="meld-encoder-") as folder:
         model = _adapted(model_path, settings)
-        before = _metrics(evaluator(model))
+        before = _rounded(evaluator(model))
         trainer = _trainer(model, aligned, settings, evaluator, Path(folder), progress)
         trainer.train()
-        after = _metrics(evaluator(model))
+        after = _rounded(evaluator(model))
         gain = after["mrr"] - before["mrr"]
         used = gain >= settings.least_gain
         reason = (
@@ -178,7 +178,7 @@ def _trainer(
         SentenceTransformerTrainer,
         SentenceTransformerTrainingArguments,
     )
-    from transformers import EarlyStoppingCallback
+    from transformers import EarlyStoppingCallback, PrinterCallback
 
     per_epoch = max(1, -(-len(aligned) // settings.batch_size))
     arguments = SentenceTransformerTrainingArguments(
@@ -191,8 +191,8 @@ def _trainer(
         data_seed=settings.seed,
         eval_strategy="steps",
         save_strategy="steps",
-        eval_steps=max(1, per_epoch // 2),
-        save_steps=max(1, per_epoch // 2),
+        eval_steps=per_epoch,
+        save_steps=per_epoch,
         save_total_limit=1,
         load_best_model_at_end=True,
         metric_for_best_model=f"eval_{_METRIC}",
@@ -203,7 +203,7 @@ def _trainer(
         use_cpu=_device() == "cpu",
         dataloader_pin_memory=False,
     )
-    return SentenceTransformerTrainer(
+    trainer = SentenceTransformerTrainer(
         model=model,
         args=arguments,
         train_dataset=_dataset(aligned, settings.negatives),
@@ -214,6 +214,8 @@ def _trainer(
             _watcher(progress),
         ],
     )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 def _dataset(aligned: Sequence[Aligned], n_negatives: int) -> Any:
@@ -282,39 +284,55 @@ def masked_loss(model: Any, settings: EncoderSettings) -> Any:
     return MaskedRankingLoss(model, scale=1.0 / settings.temperature, mini_batch_size=settings.part)
 
 
-_METRIC = "dev_cosine_mrr@10"
+_METRIC = "mrr"
 
 
 def _evaluator(dev: Sequence[Aligned], distractors: Sequence[str]) -> Any:
-    """Rank every positive among all entries of the dev set and the distractors."""
-    from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
+    """Rank the positive of every anchor among the entries of the dev set and the distractors.
 
-    anchors = list(dict.fromkeys(a.anchor for a in dev))
+    Neither the anchor's own text nor other entries of its group are rivals.
+    """
+    from sentence_transformers.base.evaluation import BaseEvaluator
+
     entries = list(
         dict.fromkeys([t for a in dev for t in (a.positive, *a.negatives)] + [*distractors])
     )
-    at = {text: str(i) for i, text in enumerate(entries)}
-    relevant: dict[str, set[str]] = {}
+    at = {text: i for i, text in enumerate(entries)}
+    anchors = list(dict.fromkeys(a.anchor for a in dev))
+    own = [at[a.positive] for a in dev]
+    allies: dict[str, set[int]] = {}
     for item in dev:
-        relevant.setdefault(str(anchors.index(item.anchor)), set()).add(at[item.positive])
-    return InformationRetrievalEvaluator(
-        queries={str(i): text for i, text in enumerate(anchors)},
-        corpus={number: text for text, number in at.items()},
-        relevant_docs=relevant,
-        mrr_at_k=[10],
-        accuracy_at_k=[1, 10],
-        precision_recall_at_k=[1],
-        ndcg_at_k=[10],
-        map_at_k=[10],
-        name="dev",
-        write_csv=False,
-        show_progress_bar=False,
-    )
+        allies.setdefault(item.group, set()).update(
+            at[text] for text in (item.positive, item.anchor) if text in at
+        )
+
+    class Ranking(BaseEvaluator):  # type: ignore[misc]
+        greater_is_better = True
+        primary_metric = _METRIC
+
+        def __call__(self, model: Any, *_: Any, **__: Any) -> dict[str, float]:
+            queries, corpus = (
+                model.encode(texts, normalize_embeddings=True, show_progress_bar=False)
+                for texts in (anchors, entries)
+            )
+            number = {text: i for i, text in enumerate(anchors)}
+            scores = queries[[number[a.anchor] for a in dev]] @ corpus.T
+            ranks = np.empty(len(dev))
+            for row, item in enumerate(dev):
+                best = scores[row, own[row]]
+                scores[row, sorted(allies[item.group])] = -2.0
+                ranks[row] = 1 + (scores[row] > best).sum()
+            return {
+                "mrr": float((1 / ranks).mean()),
+                "recall@1": float((ranks <= 1).mean()),
+                "recall@10": float((ranks <= 10).mean()),
+            }
+
+    return Ranking()
 
 
-def _metrics(found: dict[str, float]) -> dict[str, float]:
-    names = {"mrr": "mrr@10", "recall@1": "accuracy@1", "recall@10": "accuracy@10"}
-    return {k: round(float(found[f"dev_cosine_{v}"]), 4) for k, v in names.items()}
+def _rounded(found: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in found.items()}
 
 
 def _watcher(progress: Progress | None) -> Any:

@@ -238,7 +238,7 @@ class Pipeline:
             tuned = tune_encoder(
                 found.learn,
                 found.dev,
-                found.corpus[: self._settings.align.corpus],
+                found.corpus[-self._settings.align.corpus :],
                 base,
                 out,
                 self._settings.encoder,

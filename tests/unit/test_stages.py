@@ -33,7 +33,9 @@ def test_a_finished_stage_is_skipped_until_something_changes(tmp_path: Path) -> 
     assert "skipped" in lines[-1] and "rows 3" in lines[-2]
     for changed in (replace(stage, inputs=("a", "c")), replace(stage, version=2)):
         assert not run_stage(workspace, changed, lines.append).skipped
-    assert not run_stage(workspace, replace(stage, version=2, is_done=lambda: False), lines.append).skipped
+    assert not run_stage(
+        workspace, replace(stage, version=2, is_done=lambda: False), lines.append
+    ).skipped
     assert len(calls) == 4
 
 
