@@ -36,12 +36,12 @@ from meld_duckdb.planner.stats import Outcome
 from meld_duckdb.planner.tables import Tables
 from meld_duckdb.planner.whole import ask_pairs
 from meld_duckdb.records import TEXT_FIELD, Record, digest, plain_text
-from meld_duckdb.retrieval.blocking import METHODS, Candidates
+from meld_duckdb.retrieval.blocking import Candidates
 from meld_duckdb.retrieval.catalogue import Catalogue, table_digest
 from meld_duckdb.retrieval.encoder import Encoder, read_dimension
 from meld_duckdb.retrieval.methods import Vectorisers, find
 from meld_duckdb.retrieval.rows import TableRows
-from meld_duckdb.retrieval.static import StaticEmbedding, distilled, static_folder
+from meld_duckdb.retrieval.static import StaticEmbedding, open_static
 from meld_duckdb.retrieval.store import Label, Store
 from meld_duckdb.settings import Settings
 from meld_duckdb.tasks.base import Answer, Query
@@ -57,9 +57,6 @@ _EMBEDDED_ROWS = 512
 """Rows written at once: an interruption or kill loses at most so many embeddings."""
 
 _PLAIN_ROWS = 20_000
-
-CANDIDATES_A_PAIR = 20
-"""Candidate pairs that may be listed for each pair that may be compared: they cost far less."""
 
 _T = TypeVar("_T")
 
@@ -267,13 +264,7 @@ class Session:
         return missing
 
     def block(
-        self,
-        left: Sequence[Record],
-        right: Sequence[Record],
-        k: int,
-        method: str,
-        *,
-        same: bool,
+        self, left: Sequence[Record], right: Sequence[Record], k: int, method: str, *, same: bool
     ) -> Candidates:
         """Find candidates that are to be compared, no more than ``max_pairs``; see `block_rows`."""
         self.check_pairs(len(left) * min(k, len(right)), f"{len(left)} rows x {k} candidates")
@@ -283,52 +274,23 @@ class Session:
     def block_rows(
         self, left: TableRows, right: TableRows, k: int, method: str, *, estimate: bool = False
     ) -> Candidates:
-        """Find the ``k`` best right rows of every left row; see `retrieval.methods`.
-
-        Where both are the same object, a row is no candidate of itself; a copy of a table is not
-        the same table.
-
-        Raises:
-            ConfigError: The method is unknown, or ``k`` is no number of candidates.
-            InputError: There would be more than `CANDIDATES_A_PAIR` times ``max_pairs``.
-        """
-        if method not in METHODS:
-            raise ConfigError(
-                f"option 'method' is {method!r}, expected one of {', '.join(METHODS)}"
-            )
-        if k < 1:
-            raise ConfigError(f"option 'k' is {k}, expected a whole number from 1 on")
-        n_found, most = len(left) * min(k, len(right)), CANDIDATES_A_PAIR * self.settings.max_pairs
-        if n_found > most:
-            raise InputError(
-                f"{len(left)} rows x {k} candidates are {n_found}, "
-                f"more than {CANDIDATES_A_PAIR} x max_pairs = {most}",
-                hint="lower k, take smaller parts of the tables, or raise the setting max_pairs",
-            )
-        models = Vectorisers(self._embed_rows, self._static_vectors, self._notice)
-        return find(left, right, k, method, models, estimate=estimate)
-
-    def _embed_rows(self, rows: TableRows) -> np.ndarray:
-        return self.embed(rows.records, "a table")
-
-    def _static_vectors(
-        self, left: TableRows, right: TableRows, dimension: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Vectors of both tables by the encoder's token vectors, which are made on first use."""
-        model = self._once("static", self._load_static)
-        texts = left.texts
-        return model.encode_tables(texts, texts if right is left else right.texts, dimension)
+        """Find the ``k`` best right rows of every left row; see `retrieval.methods.find`."""
+        models = Vectorisers(
+            lambda rows: self.embed(rows.records, "a table"),
+            lambda: self._once("static", self._load_static),
+        )
+        most = self.settings.max_pairs
+        return find(left, right, k, method, models, max_pairs=most, estimate=estimate)
 
     def _load_static(self) -> StaticEmbedding:
-        path, name = self._encoder_path(), self._encoder_digest()
-        cache = self.settings.model_dir
-        if not static_folder(name, cache).is_dir():
-            self._notice("making token vectors of the encoder, about a minute (once)")
-        return StaticEmbedding(distilled(self._encode, path, name, cache))
-
-    def _encode(self, texts: Sequence[str]) -> np.ndarray:
-        vectors: np.ndarray = self.encoder.encode(texts)
-        return vectors
+        path, cache = self._encoder_path(), self.settings.model_dir
+        return open_static(
+            lambda texts: self.encoder.encode(texts),  # noqa: PLW0108  (loads it late)
+            path,
+            self._encoder_digest(),
+            cache,
+            self._notice,
+        )
 
     def join(
         self,
