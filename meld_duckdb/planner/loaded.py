@@ -17,9 +17,8 @@ from meld_duckdb.planner.ledger import Ledger
 from meld_duckdb.records import TEXT_FIELD, Record, plain_text
 from meld_duckdb.retrieval.catalogue import Catalogue
 from meld_duckdb.retrieval.encoder import Encoder, encoder_digest, read_dimension
-from meld_duckdb.retrieval.static import StaticEmbedding, distilled, static_folder
+from meld_duckdb.retrieval.static import StaticEmbedding, open_static
 from meld_duckdb.retrieval.store import Store
-from meld_duckdb.retrieval.table_rows import TableRows
 from meld_duckdb.settings import Settings
 from meld_duckdb.tasks.serialise import embedding_text
 from meld_duckdb.workspace import (
@@ -201,24 +200,12 @@ class Loaded:
         vectors: np.ndarray = self.encoder.encode(texts)
         return vectors
 
-    def _embed_rows(self, rows: TableRows) -> np.ndarray:
-        return self.embed(rows.records, "a table")
-
-    def _static_vectors(
-        self, left: TableRows, right: TableRows, dimension: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Vectors of both tables by the encoder's token vectors, which are made on first use."""
-        model = self._once("static", self._load_static)
-        texts = left.texts
-        return model.encode_tables(texts, texts if right is left else right.texts, dimension)
+    @property
+    def static(self) -> StaticEmbedding:
+        """Token vectors of the untuned encoder, made on first use of any workspace."""
+        return self._once("static", self._load_static)
 
     def _load_static(self) -> StaticEmbedding:
-        path, name = self._encoder_path(), self._encoder_digest()
-        cache = self.settings.model_dir
-        if not static_folder(name, cache).is_dir():
-            self._notice("making token vectors of the encoder, about a minute (once)")
-        return StaticEmbedding(distilled(self._encode, path, name, cache))
-
-    def _encode(self, texts: Sequence[str]) -> np.ndarray:
-        vectors: np.ndarray = self.encoder.encode(texts)
-        return vectors
+        path, cache = self._encoder_path(), self.settings.model_dir
+        digest = models.model_digest(path)
+        return open_static(self.encode_untuned, path, digest, cache, self._notice)

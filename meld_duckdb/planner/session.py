@@ -34,16 +34,13 @@ from meld_duckdb.planner.stats import Outcome
 from meld_duckdb.planner.tables import Context, Tables
 from meld_duckdb.planner.whole import ask_pairs
 from meld_duckdb.records import Record, digest
-from meld_duckdb.retrieval.blocking import METHODS, Candidates
+from meld_duckdb.retrieval.blocking import Candidates
 from meld_duckdb.retrieval.catalogue import table_digest
 from meld_duckdb.retrieval.methods import Vectorisers, find
 from meld_duckdb.retrieval.store import Label
 from meld_duckdb.retrieval.table_rows import TableRows
 from meld_duckdb.settings import Settings
 from meld_duckdb.tasks.base import Answer, Query
-
-CANDIDATES_A_PAIR = 20
-"""Candidate pairs that may be listed for each pair that may be compared: they cost far less."""
 
 
 class Session(Loaded):
@@ -128,13 +125,7 @@ class Session(Loaded):
         return indexer.index(name, records, embed=embed, split=split, progress=progress)
 
     def block(
-        self,
-        left: Sequence[Record],
-        right: Sequence[Record],
-        k: int,
-        method: str,
-        *,
-        same: bool,
+        self, left: Sequence[Record], right: Sequence[Record], k: int, method: str, *, same: bool
     ) -> Candidates:
         """Find candidates that are to be compared, no more than ``max_pairs``; see `block_rows`."""
         self.check_pairs(len(left) * min(k, len(right)), f"{len(left)} rows x {k} candidates")
@@ -144,30 +135,10 @@ class Session(Loaded):
     def block_rows(
         self, left: TableRows, right: TableRows, k: int, method: str, *, estimate: bool = False
     ) -> Candidates:
-        """Find the ``k`` best right rows of every left row; see `retrieval.methods`.
-
-        Where both are the same object, a row is no candidate of itself; a copy of a table is not
-        the same table.
-
-        Raises:
-            ConfigError: The method is unknown, or ``k`` is no number of candidates.
-            InputError: There would be more than `CANDIDATES_A_PAIR` times ``max_pairs``.
-        """
-        if method not in METHODS:
-            raise ConfigError(
-                f"option 'method' is {method!r}, expected one of {', '.join(METHODS)}"
-            )
-        if k < 1:
-            raise ConfigError(f"option 'k' is {k}, expected a whole number from 1 on")
-        n_found, most = len(left) * min(k, len(right)), CANDIDATES_A_PAIR * self.settings.max_pairs
-        if n_found > most:
-            raise InputError(
-                f"{len(left)} rows x {k} candidates are {n_found}, "
-                f"more than {CANDIDATES_A_PAIR} x max_pairs = {most}",
-                hint="lower k, take smaller parts of the tables, or raise the setting max_pairs",
-            )
-        models = Vectorisers(self._embed_rows, self._static_vectors, self._notice)
-        return find(left, right, k, method, models, estimate=estimate)
+        """Find the ``k`` best right rows of every left row; see `retrieval.methods.find`."""
+        models = Vectorisers(lambda rows: self.embed(rows.records, "a table"), lambda: self.static)
+        most = self.settings.max_pairs
+        return find(left, right, k, method, models, max_pairs=most, estimate=estimate)
 
     def join(
         self,

@@ -13,12 +13,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from meld_duckdb.errors import ConfigError, InputError
 from meld_duckdb.features import sparse_top
-from meld_duckdb.retrieval.blocking import Candidates, best_of_each, find_candidates
+from meld_duckdb.retrieval.blocking import METHODS, Candidates, best_of_each, find_candidates
 from meld_duckdb.retrieval.lexical import LexicalSearch
 from meld_duckdb.retrieval.neighbours import Neighbours
 from meld_duckdb.retrieval.ranking import DEPTH, MOST_RANKED, order_candidates
-from meld_duckdb.retrieval.static import DIMENSION
+from meld_duckdb.retrieval.static import DIMENSION, StaticEmbedding
 from meld_duckdb.retrieval.table_rows import TableRows
 
 MOST_GATHERED_CELLS = 2_500_000_000
@@ -30,6 +31,9 @@ MOST_GATHERED_ROWS = 200_000
 ENCODED_ROWS = 2_000
 """Rows of both tables up to which a union takes the encoder's vectors, not static ones."""
 
+CANDIDATES_A_PAIR = 20
+"""Candidate pairs that may be listed for each pair that may be compared: they cost far less."""
+
 SHORT_DIMENSION = 128
 """Length of static vectors of large tables."""
 
@@ -40,13 +44,11 @@ class Vectorisers:
 
     Attributes:
         encode: By the encoder, one table.
-        static: By token vectors, two tables and the length of the vectors.
-        notice: Called with one line when something slow begins.
+        static: Gives the static embeddings, loaded when first asked for.
     """
 
     encode: Callable[[TableRows], np.ndarray]
-    static: Callable[[TableRows, TableRows, int], tuple[np.ndarray, np.ndarray]]
-    notice: Callable[[str], None]
+    static: Callable[[], StaticEmbedding]
 
 
 def find(
@@ -56,6 +58,7 @@ def find(
     method: str,
     models: Vectorisers,
     *,
+    max_pairs: int,
     estimate: bool = False,
 ) -> Candidates:
     """Find the ``k`` best right rows of every left row.
@@ -66,8 +69,14 @@ def find(
         k: Candidates per left row; fewer where nothing else is similar at all.
         method: One of `blocking.METHODS`.
         models: How rows become vectors.
+        max_pairs: Pairs that may be compared.
         estimate: Whether to estimate the recall, where two searches are made.
+
+    Raises:
+        ConfigError: The method is unknown, or ``k`` is no number of candidates.
+        InputError: There would be more than `CANDIDATES_A_PAIR` times ``max_pairs``.
     """
+    _check(len(left), len(right), k, method, CANDIDATES_A_PAIR * max_pairs)
     if not len(left) or not len(right):
         return _nothing()
     depth, same = max(k, DEPTH), right is left
@@ -79,7 +88,7 @@ def find(
         found = find_candidates(first, second, depth, vectors=None, lexical=True, same=same)
         return order_candidates(first, second, found, k, same=same)
     if method == "static":
-        return _nearest(models.static(left, right, _dimension(left, right)), k)
+        return best_of_each(*Neighbours(*_static(left, right, models)).nearest(k), k)[0]
     if method in {"ranked", "lexical"} and _is_huge(left, right):
         texts = left.texts
         return LexicalSearch(texts, texts if same else right.texts).candidates(k)
@@ -91,6 +100,21 @@ def find(
     return find_candidates(
         left.records, right.records, k, vectors=vectors, lexical=lexical, same=same
     )
+
+
+def _check(n_left: int, n_right: int, k: int, method: str, most: int) -> None:
+    if method not in METHODS:
+        raise ConfigError(f"option 'method' is {method!r}, expected one of {', '.join(METHODS)}")
+    if k < 1:
+        raise ConfigError(f"option 'k' is {k}, expected a whole number from 1 on")
+    n_found = n_left * min(k, n_right)
+    if n_found > most:
+        raise InputError(
+            f"{n_left} rows x {k} candidates are {n_found}, "
+            f"more than {CANDIDATES_A_PAIR} x max_pairs = {most}",
+            hint="lower k, take smaller parts of the tables to block, or raise the setting "
+            "max_pairs",
+        )
 
 
 def _is_large(left: TableRows, right: TableRows, n_ordered: int) -> bool:
@@ -107,8 +131,14 @@ def _is_huge(left: TableRows, right: TableRows) -> bool:
     )
 
 
-def _dimension(left: TableRows, right: TableRows) -> int:
-    return DIMENSION if len(left) * len(right) <= sparse_top.EXACT_CELLS else SHORT_DIMENSION
+def _static(
+    left: TableRows, right: TableRows, models: Vectorisers
+) -> tuple[np.ndarray, np.ndarray]:
+    is_small = len(left) * len(right) <= sparse_top.EXACT_CELLS
+    texts = left.texts
+    return models.static().encode_tables(
+        texts, texts if right is left else right.texts, DIMENSION if is_small else SHORT_DIMENSION
+    )
 
 
 def _union(
@@ -121,15 +151,11 @@ def _union(
         first = models.encode(left)
         vectors = (first, first if right is left else models.encode(right))
     else:
-        vectors = models.static(left, right, _dimension(left, right))
+        vectors = _static(left, right, models)
     found, union = find_union(left, right, vectors, k)
     if not estimate:
         return found
     return replace(found, recall=estimate_recall(left, right, union))
-
-
-def _nearest(vectors: tuple[np.ndarray, np.ndarray], k: int) -> Candidates:
-    return best_of_each(*Neighbours(*vectors).nearest(k), k)[0]
 
 
 def _nothing() -> Candidates:

@@ -117,8 +117,20 @@ def _embedded(matrix: Any, vectors: Vectors) -> Vectors:
     return found
 
 
-def static_folder(encoder_digest: str, cache: Path) -> Path:
-    """Where the token vectors of an encoder are kept."""
+def open_static(
+    encode: Callable[[Sequence[str]], Vectors],
+    encoder: Path,
+    encoder_digest: str,
+    cache: Path,
+    notice: Callable[[str], None],
+) -> StaticEmbedding:
+    """Open the token vectors of an encoder, made first if there are none; see `distilled`."""
+    if not _folder(encoder_digest, cache).is_dir():
+        notice("making token vectors of the encoder, about a minute (once)")
+    return StaticEmbedding(distilled(encode, encoder, encoder_digest, cache))
+
+
+def _folder(encoder_digest: str, cache: Path) -> Path:
     return cache / f"static-{_FORMAT}-{encoder_digest[:16]}"
 
 
@@ -141,7 +153,7 @@ def distilled(
     Raises:
         ArtefactMissing: The encoder has no ``tokenizer.json``.
     """
-    folder = static_folder(encoder_digest, cache)
+    folder = _folder(encoder_digest, cache)
     if folder.is_dir():
         return folder
     cache.mkdir(parents=True, exist_ok=True)

@@ -138,13 +138,12 @@ def test_only_the_catalogue_is_read_unless_samples_are_asked_for(
 
 def test_more_pairs_than_allowed_are_refused_by_name(people: duckdb.DuckDBPyConnection) -> None:
     meld_duckdb.register(people, max_pairs=100)
-    for call in (
-        "FROM meld.block('people', 'people')",
-        "FROM meld.join('people', 'people')",
-        "FROM meld.dedupe('people')",
-    ):
+    for call in ("FROM meld.join('people', 'people')", "FROM meld.dedupe('people')"):
         with pytest.raises(duckdb.Error, match=r"max_pairs = 100.*block"):
             people.sql(call).fetchall()
+    meld_duckdb.register(people, max_pairs=1)
+    with pytest.raises(duckdb.Error, match=r"20 x max_pairs = 20.*block"):
+        people.sql("FROM meld.block('people', 'people')").fetchall()
     meld_duckdb.register(people, max_pairs=10)
     with pytest.raises(duckdb.Error, match=r"max_pairs = 10.*block"):
         people.sql("FROM meld.match_schemas('people', 'people')").fetchall()

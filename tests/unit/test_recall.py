@@ -5,7 +5,7 @@ import pytest
 
 from meld_duckdb.records import make_record
 from meld_duckdb.retrieval.recall import estimate_recall, recapture
-from meld_duckdb.retrieval.rows import TableRows
+from meld_duckdb.retrieval.table_rows import TableRows
 from meld_duckdb.retrieval.union import Union, find_union
 
 

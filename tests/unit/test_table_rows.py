@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from meld_duckdb.arrow import python_values, to_record
 from meld_duckdb.features.context import MAX_COLUMNS, comparable_text
 from meld_duckdb.records import Record, make_record
-from meld_duckdb.retrieval.rows import TableRows
+from meld_duckdb.retrieval.table_rows import TableRows
 
 TEXT = st.one_of(st.none(), st.text(max_size=12), st.sampled_from(["N/A", " ", "Ⅷ  Ab", "null"]))
 
