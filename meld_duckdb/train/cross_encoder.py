@@ -64,6 +64,8 @@ class T1Settings:
         weight_decay: Of AdamW.
         batch_pairs: Pairs of texts in a step.
         epochs: Passes over the rows, at most; 0 keeps the weights of ``start``.
+        extra_epochs: Passes over the rows that are no labels, before the labels.
+        most_extra: Rows that are no labels, at most.
         patience: Passes without a lower loss on the held-out rows after which training ends.
         options: Options of a question that are read, the right one among them.
         folds: Parts of the labels for cross-fitting, see `train.expert`.
@@ -74,11 +76,13 @@ class T1Settings:
     rank: int = 4
     alpha: int = 8
     dropout: float = 0.0
-    max_tokens: int = 128
+    max_tokens: int = 96
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     batch_pairs: int = 16
     epochs: int = 4
+    extra_epochs: int = 2
+    most_extra: int = 800
     patience: int = 2
     options: int = 8
     folds: int = 5

@@ -1,7 +1,8 @@
 """Train the tier-1 expert of a task and its tables from the labels of a session, and judge it.
 
+    made rows -> one cross-encoder to start from
     labels -> folds -> tier 0 and tier 1 trained without each fold say what they think of it
-           -> `train.stack` decides -> one cross-encoder on everything -> <workspace>/experts/<id>/
+           -> `train.stack` decides -> the cross-encoder on all labels -> <workspace>/experts/<id>/
 
 A label is judged by models that have seen neither it nor another label of the same records. The
 expert is saved either way; where it does not add to tier 0 its card says so and no row pays for it.
@@ -60,7 +61,7 @@ class _Lesson:
     Attributes:
         task: Name of the task.
         rows: Labels with the options that tier 0 ranks best.
-        extra: Rows that are no labels.
+        extra: Rows that are no labels and share no record with one.
         folds: Fold of each label, [n].
         tier0: Held-out tier-0 answers.
     """
@@ -90,7 +91,7 @@ def train_expert(
         task: Name of the task; one of `tasks.pairs.BINARY` or `CHOOSING`.
         key: Which questions, see `planner.expert_card.expert_key`; None for the key of most labels.
         rows_extra: Self-annotated and transformed rows of the same task. They are never judged by;
-            a row is left out of the folds that would judge a label of the same records.
+            those that share a record with a label are left out.
         settings: See `T1Settings`.
         progress: Called with a line per fold and pass.
 
@@ -114,11 +115,12 @@ def train_expert(
         progress(f"the expert {known.id} is trained on these rows already")
         return known
     lesson = _prepare(session, task, labels, contexts, extra, settings, progress)
-    verdict = _judge(session, lesson, labels, contexts, settings, progress)
     with TemporaryDirectory(prefix="meld-expert-") as folder:
+        start = _groundwork(session, lesson, Path(folder) / "start", settings, progress)
+        verdict = _judge(session, lesson, start, progress)
         place = Path(folder) / "expert"
         rows = [*lesson.rows, *lesson.extra]
-        trained = train_cross_encoder(rows, session.encoder_path, place, settings, (), progress)
+        trained = train_cross_encoder(lesson.rows, session.encoder_path, place, start, (), progress)
         card = ExpertCard(
             id="",
             task=task,
@@ -183,7 +185,24 @@ def _prepare(
         TrainingRow(task, _offered(task, d, said, settings.options), d.answer)
         for d, said in zip(labels, tier0, strict=True)
     ]
-    return _Lesson(task, rows, list(extra), folds, tier0)
+    return _Lesson(task, rows, _apart(extra, rows, settings), folds, tier0)
+
+
+def _apart(
+    extra: Sequence[TrainingRow], labels: Sequence[TrainingRow], settings: T1Settings
+) -> list[TrainingRow]:
+    """Rows that share no record with a label and were not made from one, at most as many as set.
+
+    So one training on them serves all folds. Which are kept is drawn by their digests.
+    """
+    hidden = {r.digest for row in labels for r in row.query.records}
+    sources = {row.digest for row in labels}
+    kept = [
+        row
+        for row in extra
+        if row.source not in sources and not hidden & {r.digest for r in row.query.records}
+    ]
+    return sorted(kept, key=lambda row: digest("draw", row.digest))[: settings.most_extra]
 
 
 def held_out_tier0(
@@ -255,14 +274,24 @@ def _candidates(query: Query) -> tuple[str, ...]:
     return tuple(candidate_key(record) or "" for record in query.records[1:])
 
 
-def _judge(
-    session: Session,
-    lesson: _Lesson,
-    labels: Sequence[Demonstration],
-    contexts: Sequence[Context],
-    settings: T1Settings,
-    progress: Progress,
-) -> Verdict:
+def _groundwork(
+    session: Session, lesson: _Lesson, place: Path, settings: T1Settings, progress: Progress
+) -> T1Settings:
+    """Train on the rows that are no labels, once for all folds.
+
+    Gives the settings with what was learned as their start, or as they are where such rows are
+    missing or all have one answer.
+    """
+    rows = lesson.extra
+    if not rows or (lesson.task in BINARY and len({row.answer for row in rows}) < 2):
+        return settings
+    progress(f"tier 1 of {len(rows)} rows that are no labels")
+    before = replace(settings, epochs=settings.extra_epochs)
+    train_cross_encoder(rows, session.encoder_path, place, before, (), progress)
+    return replace(settings, start=str(place))
+
+
+def _judge(session: Session, lesson: _Lesson, settings: T1Settings, progress: Progress) -> Verdict:
     """Let both tiers judge labels they have not seen, and decide."""
     odds = held_out_tier1(session, lesson, settings, progress)
     if lesson.task in BINARY:
@@ -301,15 +330,8 @@ def held_out_tier1(
         for fold in np.unique(lesson.folds).tolist():
             asked = np.flatnonzero(lesson.folds == fold).tolist()
             known = [lesson.rows[i] for i in np.flatnonzero(lesson.folds != fold).tolist()]
-            hidden = {r.digest for i in asked for r in lesson.rows[i].query.records}
-            sources = {lesson.rows[i].digest for i in asked}
-            extra = [
-                row
-                for row in lesson.extra
-                if row.source not in sources and not hidden & {r.digest for r in row.query.records}
-            ]
             place = Path(folder) / str(fold)
-            train_cross_encoder([*known, *extra], session.encoder_path, place, settings, ())
+            train_cross_encoder(known, session.encoder_path, place, settings, ())
             model = CrossEncoder(
                 session.encoder_path,
                 place,

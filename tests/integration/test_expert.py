@@ -28,10 +28,13 @@ SAME = (
 QUICK = T1Settings(max_tokens=32, epochs=2, folds=2, learning_rate=2e-3)
 
 
-def labelled() -> list[tuple[Query, str]]:
+MORE = (("flat", "apartment"), ("aeroplane", "airplane"))
+
+
+def labelled(words: tuple[tuple[str, str], ...] = SAME) -> list[tuple[Query, str]]:
     found = []
-    for i, (a, b) in enumerate(SAME):
-        other = SAME[(i + 5) % len(SAME)][1]
+    for i, (a, b) in enumerate(words):
+        other = words[(i + 5) % len(words)][1]
         for right, answer in ((b, "match"), (other, "mismatch")):
             pair = (make_record({"name": a}), make_record({"name": right}))
             found.append((Query(tuple(sorted(pair, key=lambda r: r.digest))), answer))
@@ -46,8 +49,9 @@ def open_session() -> Session:
 def card() -> ExpertCard:
     session = open_session()
     session.learn("match", labelled()[:20])
-    extra = [TrainingRow("match", q, a, SELF_ANNOTATED, weight=0.5) for q, a in labelled()[20:]]
-    return train_expert(session, "match", None, extra, QUICK)
+    shared = TrainingRow("match", labelled()[0][0], "mismatch", SELF_ANNOTATED)
+    extra = [TrainingRow("match", q, a, SELF_ANNOTATED, weight=0.5) for q, a in labelled(MORE)]
+    return train_expert(session, "match", None, [*extra, shared], QUICK)
 
 
 def test_an_expert_answers_in_sql_when_it_is_asked_by_name(card: ExpertCard) -> None:
@@ -75,7 +79,7 @@ def test_an_expert_answers_in_sql_when_it_is_asked_by_name(card: ExpertCard) -> 
 
 def test_training_again_on_the_same_labels_is_skipped(card: ExpertCard) -> None:
     session = open_session()
-    extra = [TrainingRow("match", q, a, SELF_ANNOTATED, weight=0.5) for q, a in labelled()[20:]]
+    extra = [TrainingRow("match", q, a, SELF_ANNOTATED, weight=0.5) for q, a in labelled(MORE)]
     lines: list[str] = []
     assert train_expert(session, "match", card.key, extra, QUICK, lines.append) == card
     assert lines == [f"the expert {card.id} is trained on these rows already"]

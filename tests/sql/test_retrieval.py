@@ -414,11 +414,11 @@ def test_vectors_of_another_encoder_are_not_mixed_in(
     tables: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import meld_duckdb
-    from meld_duckdb.planner import session
+    from meld_duckdb.planner import loaded
     from tests.scripted import HashingEncoder
 
     tables.sql("FROM meld.index('l')").fetchall()
-    monkeypatch.setattr(session.models, "model_digest", lambda path: "another")
+    monkeypatch.setattr(loaded.models, "model_digest", lambda path: "another")
     fresh = meld_duckdb.connect(encoder="another")
     fresh.execute("CREATE TABLE l AS SELECT 1 AS id, 'red apple' AS name")
     assert fresh.sql("SELECT embedded FROM meld.index('l')").fetchall() == [(1,)]
@@ -426,8 +426,8 @@ def test_vectors_of_another_encoder_are_not_mixed_in(
     class Longer(HashingEncoder):
         dimension = 65
 
-    monkeypatch.setattr(session.models, "model_digest", lambda path: "longer")
-    monkeypatch.setattr(session, "Encoder", lambda *arguments, **options: Longer())
+    monkeypatch.setattr(loaded.models, "model_digest", lambda path: "longer")
+    monkeypatch.setattr(loaded, "Encoder", lambda *arguments, **options: Longer())
     longer = meld_duckdb.connect(encoder="longer")
     longer.execute("CREATE TABLE l AS SELECT 1 AS id, 'red apple' AS name")
     with pytest.raises(duckdb.Error, match=r"MELD-E033.*have 64 numbers .*use another workspace"):
