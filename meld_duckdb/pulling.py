@@ -305,8 +305,10 @@ def _last_words(log: IO[bytes], code: int) -> str:
 
 
 def _folder_bytes(folder: Path) -> int:
+    """Size of what lies in a folder; what disappears meanwhile, as pip's own files do, is passed."""
     total = 0
-    for file in folder.rglob("*"):
-        with contextlib.suppress(OSError):
-            total += file.stat().st_size
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += (Path(parent) / name).stat().st_size
     return total

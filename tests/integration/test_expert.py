@@ -41,6 +41,12 @@ def labelled(words: tuple[tuple[str, str], ...] = SAME) -> list[tuple[Query, str
     return found
 
 
+def made() -> list[TrainingRow]:
+    """Rows that are no labels; the last shares its records with one, and is left out."""
+    rows = [TrainingRow("match", q, a, SELF_ANNOTATED, weight=0.5) for q, a in labelled(MORE)]
+    return [*rows, TrainingRow("match", labelled()[0][0], "mismatch", SELF_ANNOTATED)]
+
+
 def open_session() -> Session:
     return Session(settings.resolve()[0], lambda line: None)
 
@@ -49,9 +55,7 @@ def open_session() -> Session:
 def card() -> ExpertCard:
     session = open_session()
     session.learn("match", labelled()[:20])
-    shared = TrainingRow("match", labelled()[0][0], "mismatch", SELF_ANNOTATED)
-    extra = [TrainingRow("match", q, a, SELF_ANNOTATED, weight=0.5) for q, a in labelled(MORE)]
-    return train_expert(session, "match", None, [*extra, shared], QUICK)
+    return train_expert(session, "match", None, made(), QUICK)
 
 
 def test_an_expert_answers_in_sql_when_it_is_asked_by_name(card: ExpertCard) -> None:
@@ -79,9 +83,8 @@ def test_an_expert_answers_in_sql_when_it_is_asked_by_name(card: ExpertCard) -> 
 
 def test_training_again_on_the_same_labels_is_skipped(card: ExpertCard) -> None:
     session = open_session()
-    extra = [TrainingRow("match", q, a, SELF_ANNOTATED, weight=0.5) for q, a in labelled(MORE)]
     lines: list[str] = []
-    assert train_expert(session, "match", card.key, extra, QUICK, lines.append) == card
+    assert train_expert(session, "match", card.key, made(), QUICK, lines.append) == card
     assert lines == [f"the expert {card.id} is trained on these rows already"]
 
 
