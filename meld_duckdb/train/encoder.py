@@ -57,7 +57,7 @@ class EncoderSettings:
     rank: int = 8
     temperature: float = 0.02
     learning_rate: float = 5e-4
-    epochs: int = 3
+    epochs: int = 2
     patience: int = 1
     batch_size: int = 32
     part: int = 32
@@ -147,6 +147,7 @@ def _adapted(model_path: Path, settings: EncoderSettings) -> Any:
 
     torch.manual_seed(settings.seed)
     model = SentenceTransformer(str(model_path), device=_device(), local_files_only=True)
+    model.model_card_data.set_widget_examples = lambda dataset: None  # nobody reads this card
     model.max_seq_length = min(model.max_seq_length or settings.max_tokens, settings.max_tokens)
     model.add_adapter(
         LoraConfig(
@@ -373,9 +374,13 @@ def _quiet() -> Iterator[None]:
     bars = datasets.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()
     datasets.disable_progress_bars()
+    shown = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()
     try:
         yield
     finally:
+        if shown:
+            transformers.utils.logging.enable_progress_bar()
         transformers.logging.set_verbosity(level)
         if bars:
             datasets.enable_progress_bars()
