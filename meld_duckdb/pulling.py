@@ -305,7 +305,7 @@ def _last_words(log: IO[bytes], code: int) -> str:
 
 
 def _folder_bytes(folder: Path) -> int:
-    """Size of what lies in a folder; files that disappear meanwhile, as those of pip do, count 0."""
+    """Size of what lies in a folder; files that vanish meanwhile, as those of pip do, count 0."""
     total = 0
     for parent, _, names in os.walk(folder):
         for name in names:
