@@ -36,6 +36,8 @@ _MEASURE = re.compile(
 
 def fold(text: str, limit: int = TEXT_LIMIT) -> str:
     """Lower-case a text after NFKC, with control characters and runs of space as one space."""
+    if len(text) <= limit and text.isascii() and text.isprintable():
+        return " ".join(text.lower().split())  # the same, several times as fast
     return plain_text(plain_text(text, limit).lower(), limit)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from meld_duckdb import interrupt
 from meld_duckdb.arrow import as_array, python_values, to_record
@@ -49,7 +50,7 @@ class TableRows:
         for start in range(0, len(self._array), _CHUNK):
             interrupt.check()
             part = self._array.slice(start, _CHUNK)
-            if pa.types.is_struct(part.type):
+            if pa.types.is_struct(part.type) and part.type.num_fields <= MAX_COLUMNS:
                 found += _struct_texts(part)
             else:
                 found += [comparable_text(record) for record in _records(part)]
@@ -76,44 +77,48 @@ def _records(array: pa.Array) -> list[Record]:
 
 def _struct_texts(array: pa.StructArray) -> list[str]:
     """`comparable_text` of structs, the same as by way of records; see `context.comparable`."""
-    n_rows = len(array)
-    pieces: list[list[str]] = [[] for _ in range(n_rows)]
-    taken: list[int] = [0] * n_rows  # columns a record has used up, empty after folding or not
-    unreadable = ~np.asarray(array.is_valid().to_numpy(zero_copy_only=False))
-    seen: dict[str, list[set[int]]] = {}
+    unreadable = array.is_null().to_numpy(zero_copy_only=False)
+    columns: list[pa.Array] = []
+    taken: dict[str, pa.Array] = {}
     for number, column in enumerate(array.flatten()):
-        name = array.type.field(number).name
         texts, broken = _column_texts(column)
-        unreadable |= broken
+        unreadable = unreadable | broken
+        name = array.type.field(number).name
         if is_key_column(name):
             continue
         # Of columns whose folded names agree, the first that holds something counts.
-        earlier = seen.setdefault(tx.squash(tx.fold(name)), [])
-        used: set[int] = set()
-        for row, text in enumerate(texts):
-            if text and taken[row] < MAX_COLUMNS and not any(row in rows for rows in earlier):
-                pieces[row].append(text)
-                taken[row] += 1
-                used.add(row)
-        earlier.append(used)
+        key = tx.squash(tx.fold(name))
+        if key in taken:
+            texts, told = (
+                pc.if_else(taken[key], pa.scalar(None, pa.string()), texts),
+                pc.or_(taken[key], texts.is_valid()),
+            )
+            taken[key] = told
+        else:
+            taken[key] = texts.is_valid()
+        columns.append(texts)
+    if not columns:
+        return [""] * len(array)
+    # Not binary_join_element_wise: pyarrow 26 drops rows of which every value is NULL.
+    rows = zip(*(column.to_pylist() for column in columns), strict=True)
     return [
-        "" if lost else " ".join(piece)[: tx.TEXT_LIMIT]
-        for piece, lost in zip(pieces, unreadable.tolist(), strict=True)
+        "" if lost else " ".join(filter(None, row))[: tx.TEXT_LIMIT]
+        for row, lost in zip(rows, unreadable.tolist(), strict=True)
     ]
 
 
-def _column_texts(column: pa.Array) -> tuple[list[str], np.ndarray]:
-    """Folded present values of a column, "" for none, and which could not be read at all."""
+def _column_texts(column: pa.Array) -> tuple[pa.Array, np.ndarray]:
+    """Folded values of a column, NULL for a missing one, and which could not be read at all."""
     column = as_array(column)
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         coded = column.dictionary_encode()
-        distinct, codes = coded.dictionary.to_pylist(), coded.indices.fill_null(-1).to_numpy()
-        folded = [*(_folded(value) for value in distinct), ""]
-        return [folded[code] for code in codes.tolist()], np.zeros(len(column), dtype=bool)
+        distinct = pa.array(map(_folded, coded.dictionary.to_pylist()), pa.string())
+        return distinct.take(coded.indices), np.zeros(len(column), dtype=bool)
     values = python_values(column)
     broken = np.fromiter((isinstance(v, RowError) for v in values), dtype=bool, count=len(values))
-    return ["" if isinstance(v, RowError) else _folded(value_text(v)) for v in values], broken
+    texts = (None if isinstance(v, RowError) else _folded(value_text(v)) for v in values)
+    return pa.array(texts, pa.string()), broken
 
 
-def _folded(text: str | None) -> str:
-    return "" if text is None or is_missing(text) else tx.fold(text)
+def _folded(text: str | None) -> str | None:
+    return None if text is None or is_missing(text) else tx.fold(text) or None
