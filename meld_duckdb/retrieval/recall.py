@@ -2,8 +2,9 @@
 
 Two searches are two catches of the same matches. If they are independent, the share of the second
 catch that the first had caught before is the share of all matches that the first caught; Chapman's
-estimator of the number of all is ``(n1 + 1)(n2 + 1) / (both + 1) - 1``. What is caught counts as a
-match if the shipped match model is sure of it.
+estimator of the number of all is ``(n1 + 1)(n2 + 1) / (both + 1) - 1``. A left row's likeliest
+candidate by the shipped match model counts as its match, if a match is likelier than not. Only one
+does: variants of a thing look like matches to the model, and are many where tables are large.
 
 Searches are not independent: both find what is nearly equal and miss what is not. That makes an
 estimate too high. Pairs are therefore counted apart by score, in fifths of the best scores of the
@@ -27,8 +28,8 @@ SAMPLE = 500
 LEAST = 20
 """Likely matches below which nothing is estimated."""
 
-SURE = 0.8
-"""Probability from which a pair counts as a match."""
+LIKELY = 0.5
+"""Probability from which the likeliest pair of a left row counts as a match."""
 
 STRATA = 5
 
@@ -56,12 +57,22 @@ def estimate_recall(left: TableRows, right: TableRows, found: Union) -> float | 
     if len(rows) > SAMPLE:
         rows = np.sort(np.random.default_rng(0).choice(rows, SAMPLE, replace=False))
     at = np.flatnonzero(np.isin(found.left, rows))
-    likely = _match_probability(left, right, found.left[at], found.right[at]) > SURE
+    probability = _match_probability(left, right, found.left[at], found.right[at])
+    likely = _likeliest(found.left[at], probability, found.score[at]) & (probability > LIKELY)
     best = np.zeros(len(left), dtype=found.score.dtype)
     np.maximum.at(best, found.left[at], found.score[at])
     bounds = np.quantile(best[rows], np.arange(1, STRATA) / STRATA)
     stratum = np.digitize(found.score[at], bounds)
     return recapture(likely, found.lexical[at], found.dense[at], found.kept[at], stratum)
+
+
+def _likeliest(left: np.ndarray, probability: np.ndarray, score: np.ndarray) -> np.ndarray:
+    """Which pair is the likeliest of its left row, the more similar one of equals: bool [n]."""
+    order = np.lexsort((-score, -probability, left))
+    first = np.concatenate(([True], left[order][1:] != left[order][:-1]))
+    chosen = np.zeros(len(left), dtype=bool)
+    chosen[order[first]] = True
+    return chosen
 
 
 def recapture(

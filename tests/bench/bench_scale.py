@@ -48,7 +48,7 @@ def meld(method: str) -> Callable[[Path, Path], Pairs]:
         with tempfile.TemporaryDirectory() as workspace:
             meld_duckdb.register(con, workspace=workspace, progress=False)
             con.execute(f"CREATE TABLE l AS FROM '{left}'; CREATE TABLE r AS FROM '{right}'")
-            found = con.execute(
+            found = con.sql(
                 f"FROM meld.block('l', 'r', k := {K}, method := '{method}')"
             ).to_arrow_table()
         a, b, rank = (found[name].to_numpy() for name in ("l_id", "r_id", "rank"))
