@@ -1,0 +1,156 @@
+"""The gate of tier 2: whether the language model answers questions with one key, and how.
+
+A gate is a file ``<workspace>/calibration/<task>-<key>.json``, written by the training after all
+tiers answered labels that none of them had seen. Without one, the shipped calibration decides
+(`cascade`).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from meld_duckdb.errors import ArtefactCorrupt, ArtefactIncompatible
+from meld_duckdb.features.stack import Stack
+from meld_duckdb.planner.expert_card import Key
+from meld_duckdb.records import digest
+
+FORMAT = "meld-gate/1"
+
+_LOG = logging.getLogger(__name__)
+_HINT = "train again with meld train --stages experts, or remove the file"
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What was decided for one task and key.
+
+    Attributes:
+        task: Name of the task.
+        key: Which questions, see `expert_card.expert_key`.
+        use: Whether the language model is asked at all.
+        reason: Why, with the figures behind it.
+        low: Rows with a probability of the tiers before above this ...
+        high: ... and below this are asked.
+        stack: How its log-odds are added to those of the tiers before; None where its answer
+            takes their place.
+        model_digest: Identity of the language model it was measured with.
+        experts: Digest of adapters and router it was measured with.
+        metrics: Held-out figures of the tiers.
+    """
+
+    task: str
+    key: Key
+    use: bool
+    reason: str
+    low: float
+    high: float
+    stack: Stack | None
+    model_digest: str
+    experts: str
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """Identity of everything in it that can change an answer."""
+        stack = "" if self.stack is None else json.dumps(self.stack.to_dict())
+        return digest(FORMAT, str(self.use), str(self.low), str(self.high), stack)
+
+    def escalates(self, probability: float | None) -> bool:
+        """Tell whether a row goes to the language model, given what the tiers before say."""
+        return self.use and (probability is None or self.low < probability < self.high)
+
+
+def gate_name(task: str, key: Key) -> str:
+    """Name of a gate's file."""
+    return f"{task}-{digest(*key)[:16]}.json"
+
+
+def gate_json(gate: Gate) -> str:
+    """What `read_gate` reads."""
+    return json.dumps({"format": FORMAT, **asdict(gate)}, indent=1, ensure_ascii=False) + "\n"
+
+
+def read_gate(path: Path) -> Gate:
+    """Read and check a gate.
+
+    Raises:
+        ArtefactCorrupt: The file does not say what it should.
+        ArtefactIncompatible: Another version of the product wrote it.
+    """
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        version = found.pop("format")
+        if version != FORMAT:
+            raise ArtefactIncompatible(
+                f"{path} has the format {version!r}, this version reads {FORMAT!r}", hint=_HINT
+            )
+        found["key"] = tuple(str(part) for part in found["key"])
+        stack = found["stack"]
+        found["stack"] = None if stack is None else Stack.from_dict(stack)
+        gate = Gate(**found)
+        if not isinstance(gate.use, bool) or not 0 <= abs(gate.low) + abs(gate.high) < float("inf"):
+            raise ValueError("a number is missing")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ArtefactCorrupt(f"{path} is no gate of tier 2: {error}", hint=_HINT) from error
+    return gate
+
+
+class Gates:
+    """The gates in a directory, read again when it changes. Safe for threads.
+
+    Args:
+        folder: The directory; it need not be there.
+        model_digest: Identity of the language model that the settings name.
+        notice: Called with one line where a gate does not hold any more.
+    """
+
+    def __init__(
+        self, folder: Path, model_digest: Callable[[], str], notice: Callable[[str], None]
+    ) -> None:
+        self._folder = folder
+        self._model_digest = model_digest
+        self._notice = notice
+        self._lock = threading.Lock()
+        self._stamp: int | None = None
+        self._gates: dict[tuple[str, Key], Gate] = {}
+
+    def find(self, task: str, key: Key) -> Gate | None:
+        """The gate for questions of a task with a key; None where there is none."""
+        return self._current().get((task, key))
+
+    def any(self, task: str) -> bool:
+        """Tell whether a task has a gate at all."""
+        return any(of_task == task for of_task, _ in self._current())
+
+    def all(self) -> list[Gate]:
+        """All gates, by task and key."""
+        return [gate for _, gate in sorted(self._current().items())]
+
+    def _current(self) -> dict[tuple[str, Key], Gate]:
+        try:
+            stamp = self._folder.stat().st_mtime_ns
+        except OSError:
+            return {}
+        with self._lock:
+            if stamp != self._stamp:
+                self._gates = self._read()
+                self._stamp = stamp
+            return self._gates
+
+    def _read(self) -> dict[tuple[str, Key], Gate]:
+        found: dict[tuple[str, Key], Gate] = {}
+        for path in sorted(self._folder.glob("*.json")):
+            gate = read_gate(path)
+            if gate.model_digest != self._model_digest():
+                self._notice(
+                    f"the calibration {path.name} was made with another language model and is not "
+                    "used: meld train --stages experts"
+                )
+                continue
+            found[gate.task, gate.key] = gate
+        return found

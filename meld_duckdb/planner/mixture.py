@@ -1,0 +1,208 @@
+"""The mixture of experts of a workspace: which adapters answer a question of tier 2.
+
+    question -> its vector -> router -> top-k experts -> one merged adapter
+
+Paper: MELD §4.4 (router), §A.2 (adapters of the chosen experts are merged into one).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from meld_duckdb.engine.backend import Adapter
+from meld_duckdb.engine.merge import MergeStore
+from meld_duckdb.planner.adapter_card import AdapterCard, read_adapter_card
+from meld_duckdb.planner.demonstrations import query_text
+from meld_duckdb.planner.router import (
+    Choice,
+    Router,
+    Vectors,
+    Weighting,
+    choose,
+    read_router,
+    unit,
+)
+from meld_duckdb.records import digest
+from meld_duckdb.tasks.base import Query
+
+MERGED = "merged"
+"""Directory of merged adapters among those of the adapters."""
+
+_MOST_MERGED = 64
+_ROUTED_CHARS = 600
+
+Encode = Callable[[Sequence[str]], np.ndarray]
+
+
+@dataclass(frozen=True, slots=True)
+class MixtureSettings:
+    """How experts are chosen and put together.
+
+    Attributes:
+        k: Experts of a question, at most; 0 asks the language model without any.
+        weighting: See `router.choose`.
+        diversity: See `router.choose`.
+        rank: Rank that merged adapters are brought back to; None keeps them exact.
+    """
+
+    k: int = 3
+    weighting: Weighting = "equal"
+    diversity: float = 0.0
+    rank: int | None = None
+
+
+class Mixture:
+    """Adapters and router in the directories of a workspace, read again when these change.
+
+    Args:
+        folder: Directory of the adapters; it need not be there.
+        router_folder: Directory of the router; it need not be there.
+        settings: How experts are chosen.
+        model_digest: Identity of the language model that the settings name.
+        encoder_digest: Identity of the encoder.
+        encode: Embeds texts: float32 [n, d], L2-normalised.
+        notice: Called with one line where an expert cannot be used.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        router_folder: Path,
+        settings: MixtureSettings,
+        *,
+        model_digest: Callable[[], str],
+        encoder_digest: Callable[[], str],
+        encode: Encode,
+        notice: Callable[[str], None],
+    ) -> None:
+        self._folder, self._router_folder = folder, router_folder
+        self.settings = settings
+        self._model_digest, self._encoder_digest = model_digest, encoder_digest
+        self._encode, self._notice = encode, notice
+        self._merged = MergeStore(folder / MERGED, most=_MOST_MERGED)
+        self._lock = threading.RLock()
+        self._stamp: tuple[int, ...] = ()
+        self._cards: dict[str, AdapterCard] = {}
+        self._router = Router()
+        self._vectors: tuple[str, Vectors] | None = None
+        self._told: set[str] = set()
+        self.routed: Counter[str] = Counter()
+
+    @property
+    def cards(self) -> dict[str, AdapterCard]:
+        """Experts that can be used, by name.
+
+        Raises:
+            ArtefactCorrupt: A directory of an expert is damaged.
+        """
+        self._refresh()
+        return self._cards
+
+    @property
+    def digest(self) -> str:
+        """Identity of all experts, router and settings; empty where there is no expert."""
+        cards = self.cards if self.settings.k else {}
+        if not cards:
+            return ""
+        return digest(
+            "mixture/1",
+            *(card.digest for card in cards.values()),
+            str(self._stamp[1:]),
+            repr(self.settings),
+        )
+
+    def route(self, task: str, queries: Sequence[Query]) -> list[Choice | None]:
+        """Choose the experts of questions; None where there is none."""
+        cards = self.cards
+        if not cards or not self.settings.k or not queries:
+            return [None] * len(queries)
+        names = list(cards)
+        questions = self._encode([routed_text(task, query) for query in queries])
+        experts = self._expert_vectors()
+        relevance = self._router.relevance(questions, experts, names)
+        settings = self.settings
+        likeness = unit(experts) @ unit(experts).T if settings.diversity else None
+        found = choose(
+            relevance,
+            names,
+            settings.k,
+            settings.weighting,
+            likeness=likeness,
+            diversity=settings.diversity,
+        )
+        with self._lock:
+            self.routed.update(name for choice in found for name in choice.experts)
+        return list(found)
+
+    def adapter(self, choice: Choice) -> Adapter:
+        """The merged adapter of the chosen experts."""
+        parts = [
+            (self._folder / name, weight)
+            for name, weight in zip(choice.experts, choice.weights, strict=True)
+        ]
+        return self._merged.get(parts, self.settings.rank)
+
+    def _expert_vectors(self) -> Vectors:
+        key = digest(self._encoder_digest(), *(card.digest for card in self._cards.values()))
+        with self._lock:
+            if self._vectors is None or self._vectors[0] != key:
+                texts = [card.description for card in self._cards.values()]
+                self._vectors = (key, np.asarray(self._encode(texts), dtype=np.float32))
+            return self._vectors[1]
+
+    def _refresh(self) -> None:
+        stamp = tuple(_stamp(folder) for folder in (self._folder, self._router_folder))
+        with self._lock:
+            if stamp != self._stamp:
+                self._cards = self._read_cards()
+                router = read_router(self._router_folder)
+                if router.encoder_digest not in {"", self._encoder_digest()}:
+                    self._tell(
+                        "the router was trained with another encoder and is not used: "
+                        "meld train --stages experts"
+                    )
+                    router = Router()
+                self._router, self._stamp = router, stamp
+
+    def _read_cards(self) -> dict[str, AdapterCard]:
+        if not self._folder.is_dir():
+            return {}
+        names = sorted(
+            f.name
+            for f in self._folder.iterdir()
+            if f.is_dir() and f.name[0] != "." and f.name != MERGED
+        )
+        found: dict[str, AdapterCard] = {}
+        for name in names:
+            card = read_adapter_card(self._folder / name)
+            if card.model_digest != self._model_digest():
+                self._tell(
+                    f"the expert {name} belongs to another language model ({card.model}) and is "
+                    "not used: meld train --stages experts"
+                )
+                continue
+            found[name] = card
+        return found
+
+    def _tell(self, line: str) -> None:
+        if line not in self._told:
+            self._told.add(line)
+            self._notice(line)
+
+
+def routed_text(task: str, query: Query) -> str:
+    """The text by which a question is routed."""
+    return f"{task} | {query_text(query, _ROUTED_CHARS)}"
+
+
+def _stamp(folder: Path) -> int:
+    try:
+        return folder.stat().st_mtime_ns
+    except OSError:
+        return 0
