@@ -51,6 +51,10 @@ class AnswerSettings:
         max_record_chars: Text of a record beyond this many characters is not shown to a model
             nor compared; the digest still covers all of it.
         max_prompt_tokens: A prompt is cut to this many tokens: demonstrations go first.
+        experts: Most trained experts that answer a question of the language model together; 0 for
+            the model alone.
+        expert_weights: ``"equal"``, or ``"router"`` to weigh them by their relevance.
+        merged_rank: Rank that their merged adapters are brought back to; 0 keeps them exact.
     """
 
     model: str = DEFAULT_MODEL
@@ -58,6 +62,9 @@ class AnswerSettings:
     demonstrations: int = 8
     max_record_chars: int = 2_000
     max_prompt_tokens: int = 1_536
+    experts: int = 3
+    expert_weights: str = "equal"
+    merged_rank: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +169,9 @@ _FIELDS: dict[str, type] = {
 _CHOICES = {
     "device": ("auto", "cpu", "cuda"),
     "on_error": ("null", "fail"),
+    "expert_weights": ("equal", "router"),
 }
+_ZERO_ALLOWED = frozenset({"demonstrations", "experts", "merged_rank"})
 
 
 def _read_toml(path: Path) -> dict[str, object]:
@@ -185,7 +194,7 @@ def _coerce(key: str, value: object, source: str) -> object:
             result = word in {"true", "1", "yes", "on"}
     elif wanted is int and not isinstance(value, bool):
         text = str(value)
-        if text.isdigit() and (int(text) > 0 or key == "demonstrations"):
+        if text.isdigit() and (int(text) > 0 or key in _ZERO_ALLOWED):
             result = int(text)
     elif wanted is str and isinstance(value, str) and value:
         result = value

@@ -66,6 +66,21 @@ class Workspace:
         """Trained experts, a directory each; it is there once one was trained."""
         return self.path / "experts"
 
+    @property
+    def adapters_path(self) -> Path:
+        """Experts of the language model, a directory each; it is there once one was trained."""
+        return self.path / "adapters"
+
+    @property
+    def router_path(self) -> Path:
+        """The router among these."""
+        return self.path / "router"
+
+    @property
+    def calibration_path(self) -> Path:
+        """What training decided on tier 2, a file per task and tables."""
+        return self.path / "calibration"
+
 
 def open_workspace(path: Path) -> Workspace:
     """Open a workspace, making the directory and its manifest on first use.

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from meld_duckdb import interrupt
+from meld_duckdb.features.stack import Stack, log_odds
 from meld_duckdb.planner.batch import Batch, Resources, keep
-from meld_duckdb.tasks.base import Answer, Evidence, Query
+from meld_duckdb.planner.metapath import augment
+from meld_duckdb.planner.router import Choice
+from meld_duckdb.tasks.base import Answer, Evidence, Prompt, Query, Task
 from meld_duckdb.tasks.binary import LANGUAGE_MODEL_TIER
 from meld_duckdb.tasks.letters import MOST_OPTIONS
 
@@ -80,27 +85,25 @@ def _ask_round(
 ) -> tuple[Batch, list[int]]:
     """Ask once; gives the batch and the positions whose prompt was too long (none if ``last``)."""
     task = batch.task
-    queries = [_shortlist(batch, i) for i in positions]
-    shown = resources.demonstrator.demonstrations(task, queries)
-    prompts = [
-        task.prompt(query, demonstrations, max_chars)
-        for query, demonstrations in zip(queries, shown, strict=True)
-    ]
     too_long: list[int] = []
     n_prompts = n_tokens = 0
-    for finished in resources.backend().complete(prompts):
-        found: dict[int, Answer] = {}
-        for number, completion in finished:
-            i = positions[number]
-            if not last and (completion.error or "").startswith("prompt_too_long"):
-                too_long.append(i)
-                continue
-            n_prompts += 1
-            n_tokens += completion.prompt_tokens
-            answer = task.parse(queries[number], completion)
-            found[i] = _with_earlier(batch, i, answer)
-        batch = keep(batch, resources, found)
-        interrupt.check()
+    for choice, group in _by_experts(batch, resources, positions):
+        queries = [_shortlist(batch, i) for i in group]
+        prompts = _prompts(task, queries, resources, choice, max_chars)
+        adapter = None if choice is None else resources.mixture.adapter(choice)
+        for finished in resources.backend().complete(prompts, adapter):
+            found: dict[int, Answer] = {}
+            for number, completion in finished:
+                i = group[number]
+                if not last and (completion.error or "").startswith("prompt_too_long"):
+                    too_long.append(i)
+                    continue
+                n_prompts += 1
+                n_tokens += completion.prompt_tokens
+                answer = _signed(task.parse(queries[number], completion), choice)
+                found[i] = _with_earlier(batch, i, answer)
+            batch = keep(batch, resources, found)
+            interrupt.check()
     batch = replace(
         batch,
         engine_prompts=batch.engine_prompts + n_prompts,
@@ -109,18 +112,80 @@ def _ask_round(
     return batch, sorted(too_long)
 
 
+def _by_experts(
+    batch: Batch, resources: Resources, positions: Sequence[int]
+) -> list[tuple[Choice | None, list[int]]]:
+    """Group positions by the experts they go to, so that an engine changes adapters seldom."""
+    queries = [batch.queries[i] for i in positions]
+    groups: dict[object, tuple[Choice | None, list[int]]] = {}
+    choices = resources.mixture.route(batch.task.name, queries)
+    for i, choice in zip(positions, choices, strict=True):
+        key = None if choice is None else (choice.experts, choice.weights)
+        groups.setdefault(key, (choice, []))[1].append(i)
+    return list(groups.values())
+
+
+def _prompts(
+    task: Task,
+    queries: Sequence[Query],
+    resources: Resources,
+    choice: Choice | None,
+    max_chars: int,
+) -> list[Prompt]:
+    """Render questions and demonstrations, both completed along the path of the first expert."""
+    shown = resources.demonstrator.demonstrations(task, queries)
+    path = () if choice is None else resources.mixture.path(task.name, choice)
+    if path:
+        ask = resources.ask_tier0
+        queries = augment(queries, path, ask)
+        distinct = {d.query.digest: d.query for those in shown for d in those}
+        completed = dict(zip(distinct, augment(list(distinct.values()), path, ask), strict=True))
+        shown = [
+            tuple(replace(d, query=completed[d.query.digest]) for d in those) for those in shown
+        ]
+    return [
+        task.prompt(query, demonstrations, max_chars)
+        for query, demonstrations in zip(queries, shown, strict=True)
+    ]
+
+
+def _signed(answer: Answer, choice: Choice | None) -> Answer:
+    """An answer with the experts it comes from."""
+    if choice is None or answer.error is not None:
+        return answer
+    routed = tuple(
+        Evidence("expert", name, relevance)
+        for name, relevance in zip(choice.experts, choice.relevance, strict=True)
+    )
+    return replace(answer, experts=choice.experts, evidence=(*answer.evidence, *routed))
+
+
 def _with_earlier(batch: Batch, position: int, answer: Answer) -> Answer:
-    """Combine an answer of tier 2 with what tier 0 or 1 said: beside it, or instead of it."""
+    """Combine an answer of tier 2 with what tiers 0 and 1 said: added up, beside it or instead."""
     tentative = batch.tentative[position]
     if tentative is None:
         return answer
     if answer.error is None:
+        gate = batch.gates[position] if batch.gates else None
         said = Evidence(
             f"tier {tentative.tier or 0}", tentative.value or "", tentative.probability or 0.0
         )
         near = tuple(e for e in tentative.evidence if e.kind == "neighbour")
-        return replace(answer, evidence=(said, *near))
+        routed = tuple(e for e in answer.evidence if e.kind == "expert")
+        if gate is not None and gate.stack is not None:
+            answer = added_up(batch.task, gate.stack, tentative, answer)
+        return replace(answer, evidence=(said, *routed, *near))
     if batch.options.tier == "t2" or tentative.error is not None:
         return answer
     failed = Evidence("tier 2", answer.error, 0.0)
     return replace(tentative, evidence=(*tentative.evidence, failed))
+
+
+def added_up(task: Task, stack: Stack, before: Answer, answer: Answer) -> Answer:
+    """Add the log-odds of tier 2 to those of the tiers before, for a task with two answers."""
+    if task.labels is None or before.probability is None or answer.probability is None:
+        return answer
+    own, other = log_odds(np.array([before.probability, answer.probability]))
+    found = float(stack.yes(np.array([own]), np.array([other]))[0])
+    value = task.labels[0] if found >= stack.threshold else task.labels[1]
+    return replace(answer, value=value, probability=found)

@@ -59,7 +59,7 @@ def ask_expert(batch: Batch, resources: Resources) -> Batch:
     settled = {
         i: answer
         for i in waiting
-        if (answer := tentative[i]) is not None and not batch.policy.escalates(answer)
+        if (answer := tentative[i]) is not None and not batch.escalates(i, answer)
     }
     return keep(batch, resources, settled)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from meld_duckdb.engine.backend import Backend
@@ -10,6 +10,8 @@ from meld_duckdb.planner.cache import AnswerCache
 from meld_duckdb.planner.cascade import Policy
 from meld_duckdb.planner.demonstrations import Demonstrator
 from meld_duckdb.planner.experts import Expert, ExpertSource
+from meld_duckdb.planner.gate import Gate, Gates
+from meld_duckdb.planner.mixture import Mixture
 from meld_duckdb.planner.options import Options
 from meld_duckdb.planner.scorers import Scorer
 from meld_duckdb.planner.tables import Context, Tables
@@ -29,7 +31,21 @@ class Resources:
     backend: Callable[[], Backend]
     backend_digest: Callable[[], str]
     encoder_digest: Callable[[], str]
+    mixture: Mixture
+    gates: Gates
     experts: ExpertSource | None = None
+
+    def ask_tier0(self, task: str, queries: Sequence[Query]) -> list[Answer | None]:
+        """What tier 0 says to questions of a task, in order, each among its own tables."""
+        answers: list[Answer | None] = [None] * len(queries)
+        groups: dict[Context, list[int]] = {}
+        for i, context in enumerate(self.tables.find(queries)):
+            groups.setdefault(context, []).append(i)
+        for context, positions in groups.items():
+            said = self.scorers[task].score([queries[i] for i in positions], context)
+            for i, answer in zip(positions, said, strict=True):
+                answers[i] = answer
+        return answers
 
 
 @dataclass(frozen=True)
@@ -39,7 +55,8 @@ class Batch:
     Attributes:
         contexts: Tables of each query's records.
         keys: Cache key of each query.
-        experts: Expert that may be asked about each query, None where there is none.
+        experts: Expert of tier 1 that may be asked about each query, None where there is none.
+        gates: What was decided on tier 2 for each query, None where nothing was.
         answers: Final answers, None while undecided.
         tentative: Answers of tier 0 or 1 that a later tier may replace.
         cached: Positions answered without computing.
@@ -54,6 +71,7 @@ class Batch:
     contexts: tuple[Context, ...]
     keys: tuple[str, ...] = ()
     experts: tuple[Expert | None, ...] = ()
+    gates: tuple[Gate | None, ...] = ()
     answers: tuple[Answer | None, ...] = ()
     tentative: tuple[Answer | None, ...] = ()
     cached: frozenset[int] = frozenset()
@@ -71,6 +89,14 @@ class Batch:
             return True
         expert = self.experts[position]
         return expert is not None and expert.wants(self.tentative[position])
+
+    def escalates(self, position: int, answer: Answer | None) -> bool:
+        """Tell whether a query goes to the language model, given what the tiers before say."""
+        gate = self.gates[position] if self.gates else None
+        if gate is None:
+            return self.policy.escalates(answer)
+        silent = answer is None or answer.error is not None
+        return gate.escalates(None if silent or answer is None else answer.probability)
 
     def settle(self, found: dict[int, Answer], *, cached: bool = False) -> Batch:
         """Return the batch with answers filled in."""

@@ -11,7 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path as FilePath
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from meld_duckdb.engine.backend import Adapter
 from meld_duckdb.engine.merge import MergeStore
 from meld_duckdb.planner.adapter_card import AdapterCard, read_adapter_card
 from meld_duckdb.planner.demonstrations import query_text
+from meld_duckdb.planner.metapath import Path
 from meld_duckdb.planner.router import (
     Choice,
     Router,
@@ -72,8 +73,8 @@ class Mixture:
 
     def __init__(
         self,
-        folder: Path,
-        router_folder: Path,
+        folder: FilePath,
+        router_folder: FilePath,
         settings: MixtureSettings,
         *,
         model_digest: Callable[[], str],
@@ -113,7 +114,7 @@ class Mixture:
         return digest(
             "mixture/1",
             *(card.digest for card in cards.values()),
-            str(self._stamp[1:]),
+            self._router.digest,
             repr(self.settings),
         )
 
@@ -147,6 +148,11 @@ class Mixture:
             for name, weight in zip(choice.experts, choice.weights, strict=True)
         ]
         return self._merged.get(parts, self.settings.rank)
+
+    def path(self, task: str, choice: Choice) -> Path:
+        """The meta-path of the most relevant chosen expert of a task; empty without one."""
+        own = (self._cards[name] for name in choice.experts if name in self._cards)
+        return next((card.path for card in own if card.task == task), ())
 
     def _expert_vectors(self) -> Vectors:
         key = digest(self._encoder_digest(), *(card.digest for card in self._cards.values()))
@@ -201,7 +207,7 @@ def routed_text(task: str, query: Query) -> str:
     return f"{task} | {query_text(query, _ROUTED_CHARS)}"
 
 
-def _stamp(folder: Path) -> int:
+def _stamp(folder: FilePath) -> int:
     try:
         return folder.stat().st_mtime_ns
     except OSError:

@@ -19,7 +19,9 @@ from meld_duckdb.planner.ask_engine import ask_engine
 from meld_duckdb.planner.ask_expert import ask_expert, choose_experts
 from meld_duckdb.planner.batch import Batch, Resources, Step, keep
 from meld_duckdb.planner.cascade import choose_policy
+from meld_duckdb.planner.expert_card import expert_key
 from meld_duckdb.planner.finish import NOTHING, finish
+from meld_duckdb.planner.gate import Gate
 from meld_duckdb.planner.options import Options
 from meld_duckdb.planner.stats import Outcome
 from meld_duckdb.planner.tables import Context
@@ -133,10 +135,18 @@ def look_up_labels(batch: Batch, resources: Resources) -> Batch:
 def look_up_cache(batch: Batch, resources: Resources) -> Batch:
     """Settle queries answered before with the same models, settings, context and labels."""
     shared = _shared_key(batch, resources)
-    batch = choose_experts(batch, resources)
+    batch = choose_gates(choose_experts(batch, resources), resources)
     keys = tuple(
-        digest(shared, query.digest, *context, *((expert.digest,) if expert is not None else ()))
-        for query, context, expert in zip(batch.queries, batch.contexts, batch.experts, strict=True)
+        digest(
+            shared,
+            query.digest,
+            *context,
+            *((expert.digest,) if expert is not None else ()),
+            *_gate_key(gate, resources),
+        )
+        for query, context, expert, gate in zip(
+            batch.queries, batch.contexts, batch.experts, batch.gates, strict=True
+        )
     )
     batch = replace(batch, keys=keys)
     if resources.cache is None:
@@ -144,6 +154,29 @@ def look_up_cache(batch: Batch, resources: Resources) -> Batch:
     wanted = {keys[i]: i for i in batch.open}
     found = resources.cache.get(wanted)
     return batch.settle({wanted[key]: answer for key, answer in found.items()}, cached=True)
+
+
+def choose_gates(batch: Batch, resources: Resources) -> Batch:
+    """Find what training decided on tier 2; nothing where the call names a tier itself."""
+    task = batch.task.name
+    if batch.policy.expert != "unsure" or not resources.gates.any(task):
+        return replace(batch, gates=(None,) * len(batch.queries))
+    found = (
+        resources.gates.find(task, expert_key(task, query, context))
+        for query, context in zip(batch.queries, batch.contexts, strict=True)
+    )
+    return replace(batch, gates=tuple(found))
+
+
+def _gate_key(gate: Gate | None, resources: Resources) -> tuple[str, ...]:
+    if gate is None:
+        return ()
+    return (gate.digest, *(_engine_key(resources) if gate.use else ()))
+
+
+def _engine_key(resources: Resources) -> tuple[str, ...]:
+    mixture = resources.mixture.digest
+    return (resources.backend_digest(), mixture) if mixture else (resources.backend_digest(),)
 
 
 def _shared_key(batch: Batch, resources: Resources) -> str:
@@ -158,7 +191,7 @@ def _shared_key(batch: Batch, resources: Resources) -> str:
         str(batch.task.version),
         scorer.digest,
         *(str(getattr(settings, name)) for name in AnswerSettings.__slots__),
-        *((str(policy.low), str(policy.high), resources.backend_digest()) if policy.engine else ()),
+        *((str(policy.low), str(policy.high), *_engine_key(resources)) if policy.engine else ()),
         *(("tier 1",) if policy.expert == "always" else ()),
         resources.encoder_digest() if labels or scorer.encodes else "",
         labels,
@@ -185,7 +218,7 @@ def score_features(batch: Batch, resources: Resources) -> Batch:
         for i in batch.open
         if (answer := tentative[i]) is not None
         and not batch.waits_for_expert(i)
-        and not batch.policy.escalates(answer)
+        and not batch.escalates(i, answer)
     }
     return keep(batch, resources, settled)
 

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meld_duckdb.errors import ArtefactCorrupt, ArtefactIncompatible
+from meld_duckdb.records import digest
 
 Vectors = NDArray[np.float32]
 
@@ -73,6 +74,15 @@ class Router:
     up: Vectors | None = None
     shifts: Mapping[str, Vectors] = field(default_factory=dict)
     encoder_digest: str = ""
+
+    @property
+    def digest(self) -> str:
+        """Identity of what was trained; empty for an untrained one."""
+        if not self.encoder_digest:
+            return ""
+        weights = [w.tobytes().hex() for w in (self.down, self.up) if w is not None]
+        shifts = [part for n, s in sorted(self.shifts.items()) for part in (n, s.tobytes().hex())]
+        return digest(FORMAT, self.encoder_digest, *weights, *shifts)
 
     def relevance(self, questions: Vectors, experts: Vectors, names: Sequence[str]) -> Vectors:
         """Relevance of experts to questions.

@@ -24,14 +24,16 @@ from meld_duckdb.planner.clusters import (
 )
 from meld_duckdb.planner.demonstrations import Demonstrator
 from meld_duckdb.planner.experts import Experts, expert_loader
+from meld_duckdb.planner.gate import Gates
 from meld_duckdb.planner.indexing import Indexed, Indexer, Progress
 from meld_duckdb.planner.loaded import Loaded, Notice
+from meld_duckdb.planner.mixture import Mixture, MixtureSettings
 from meld_duckdb.planner.options import Options
 from meld_duckdb.planner.plan import Planner, Resources
 from meld_duckdb.planner.scorers import make_scorers
 from meld_duckdb.planner.scorers.match import MatchScorer
 from meld_duckdb.planner.stats import Outcome
-from meld_duckdb.planner.tables import Context, Tables
+from meld_duckdb.planner.tables import Tables
 from meld_duckdb.planner.whole import ask_pairs
 from meld_duckdb.records import Record, digest
 from meld_duckdb.retrieval.blocking import Candidates
@@ -62,7 +64,6 @@ class Session(Loaded):
             self.encode_untuned,
             self.demonstrator.labelled,
         )
-        self._scorers = scorers
         self._match = cast(MatchScorer, scorers["match"])
         self.experts = Experts(
             self._workspace.experts_path,
@@ -71,19 +72,35 @@ class Session(Loaded):
             self.demonstrator.digest,
             notice,
         )
-        self.planner = Planner(
-            Resources(
-                settings=settings.answer,
-                cache=AnswerCache(self._workspace.cache_path) if settings.cache else None,
-                tables=self.tables,
-                scorers=scorers,
-                demonstrator=self.demonstrator,
-                backend=lambda: self.backend,
-                backend_digest=self._backend_digest,
-                encoder_digest=self._encoder_digest,
-                experts=self.experts,
-            )
+        answer = settings.answer
+        self.mixture = Mixture(
+            self._workspace.adapters_path,
+            self._workspace.router_path,
+            MixtureSettings(answer.experts, answer.expert_weights, rank=answer.merged_rank or None),
+            model_digest=lambda: models.model_digest(self._model_path()),
+            encoder_digest=self._encoder_digest,
+            encode=lambda texts: self.encoder.encode(texts),
+            notice=notice,
         )
+        self.gates = Gates(
+            self._workspace.calibration_path,
+            lambda: models.model_digest(self._model_path()),
+            notice,
+        )
+        self._resources = Resources(
+            settings=settings.answer,
+            cache=AnswerCache(self._workspace.cache_path) if settings.cache else None,
+            tables=self.tables,
+            scorers=scorers,
+            demonstrator=self.demonstrator,
+            backend=lambda: self.backend,
+            backend_digest=self._backend_digest,
+            encoder_digest=self._encoder_digest,
+            experts=self.experts,
+            mixture=self.mixture,
+            gates=self.gates,
+        )
+        self.planner = Planner(self._resources)
 
     def _load_table(self, content: str) -> list[Record]:
         n_rows = next((t.n_rows for t in self.catalogue.tables() if t.digest == content), None)
@@ -206,15 +223,7 @@ class Session(Loaded):
 
     def feature_answers(self, task: str, queries: Sequence[Query]) -> list[Answer | None]:
         """Answers of tier 0 alone, in order, not cached: what its features say with all labels."""
-        answers: list[Answer | None] = [None] * len(queries)
-        groups: dict[Context, list[int]] = {}
-        for i, context in enumerate(self.tables.find(queries)):
-            groups.setdefault(context, []).append(i)
-        for context, positions in groups.items():
-            part = self._scorers[task].score([queries[i] for i in positions], context)
-            for i, answer in zip(positions, part, strict=True):
-                answers[i] = answer
-        return answers
+        return self._resources.ask_tier0(task, queries)
 
     def ask_schemas(
         self, left: Sequence[Record], right: Sequence[Record], options: Options
