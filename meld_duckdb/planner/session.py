@@ -79,7 +79,7 @@ class Session(Loaded):
             MixtureSettings(answer.experts, answer.expert_weights, rank=answer.merged_rank or None),
             model_digest=lambda: models.model_digest(self._model_path()),
             encoder_digest=self._encoder_digest,
-            encode=lambda texts: self.encoder.encode(texts),
+            encode=self._encode,
             notice=notice,
         )
         self.gates = Gates(
@@ -101,6 +101,10 @@ class Session(Loaded):
             gates=self.gates,
         )
         self.planner = Planner(self._resources)
+
+    def _encode(self, texts: Sequence[str]) -> np.ndarray:
+        vectors: np.ndarray = self.encoder.encode(texts)
+        return vectors
 
     def _load_table(self, content: str) -> list[Record]:
         n_rows = next((t.n_rows for t in self.catalogue.tables() if t.digest == content), None)
