@@ -1,0 +1,212 @@
+"""LoRA adapters of a language model on disk: directories as PEFT writes them, read without PEFT.
+
+An adapter is ``adapter_config.json`` and ``adapter_model.safetensors``. Those made here also have a
+``card.json`` that names their base model and the digest of both files, so that damage and a wrong
+base are found before a wrong answer is given. Nothing in a directory is executed.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from meld_duckdb.errors import ArtefactCorrupt, ArtefactMissing
+from meld_duckdb.models import sha256
+from meld_duckdb.records import digest
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+CARD = "card.json"
+
+Array = npt.NDArray[Any]
+
+_AGAIN = "train or merge it again, or remove its directory"
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """An adapter that a `Backend` can be asked with; see `open_adapter`.
+
+    Attributes:
+        name: What it is called, ``@``, and the digest of its content: another content never has
+            the same name, so answers and caches may be kept by it.
+        path: Its directory.
+    """
+
+    name: str
+    path: Path
+
+    @property
+    def digest(self) -> str:
+        """Digest of its content when it was opened."""
+        return self.name.rpartition("@")[2]
+
+
+def open_adapter(path: Path, label: str | None = None) -> Adapter:
+    """Name an adapter by its content; loads no model.
+
+    Args:
+        path: Its directory.
+        label: What to call it, the directory's name by default.
+
+    Raises:
+        ArtefactMissing: A file is not there.
+        ArtefactCorrupt: Its files are not those that its card speaks of.
+    """
+    found = files_digest(path)
+    expected = read_card(path).get("weights", found)
+    if expected != found:
+        raise ArtefactCorrupt(
+            f"the adapter {path} is damaged: its files have digest {found}, expected {expected}",
+            hint=_AGAIN,
+        )
+    return Adapter(f"{label or path.name}@{found}", path)
+
+
+def files_digest(path: Path) -> str:
+    """Identity of configuration and weights, whatever the card says.
+
+    Raises:
+        ArtefactMissing: A file is not there.
+    """
+    parts = []
+    for name in (CONFIG, WEIGHTS):
+        try:
+            stat = (path / name).stat()
+            stamp = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+            parts.append(_file_digest(path.absolute() / name, stamp))
+        except OSError as error:
+            raise ArtefactMissing(
+                f"{path / name} cannot be read: {error.strerror or error}", hint=_AGAIN
+            ) from error
+    return digest("adapter/1", *parts)
+
+
+@functools.lru_cache(maxsize=1024)
+def _file_digest(file: Path, stamp: tuple[int, int, int]) -> str:
+    return sha256(file)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read the configuration of an adapter.
+
+    Raises:
+        ArtefactMissing: It is not there.
+        ArtefactCorrupt: It is no JSON object.
+    """
+    return _read_object(path / CONFIG)
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """Read the card of an adapter; an adapter from elsewhere has none, which gives ``{}``.
+
+    Raises:
+        ArtefactCorrupt: It is no JSON object.
+    """
+    return _read_object(path / CARD) if (path / CARD).is_file() else {}
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_bytes())
+    except OSError as error:
+        raise ArtefactMissing(
+            f"{file} cannot be read: {error.strerror or error}", hint=_AGAIN
+        ) from error
+    except ValueError as error:
+        raise ArtefactCorrupt(f"{file} is damaged: {error}", hint=_AGAIN) from error
+    if not isinstance(found, dict):
+        raise ArtefactCorrupt(f"{file} is damaged: no JSON object", hint=_AGAIN)
+    return found
+
+
+def read_weights(path: Path) -> dict[str, Array]:
+    """Read the tensors of an adapter by name; ``bfloat16`` comes as float32, which loses nothing.
+
+    Raises:
+        ArtefactMissing: The file is not there.
+        ArtefactCorrupt: It is damaged or holds a number format that no adapter has.
+    """
+    from safetensors import SafetensorError, deserialize
+
+    file = path / WEIGHTS
+    try:
+        return {name: _array(tensor) for name, tensor in deserialize(file.read_bytes())}
+    except OSError as error:
+        raise ArtefactMissing(
+            f"{file} cannot be read: {error.strerror or error}", hint=_AGAIN
+        ) from error
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise ArtefactCorrupt(f"{file} is damaged: {error}", hint=_AGAIN) from error
+
+
+_FORMATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+
+
+def _array(tensor: Mapping[str, Any]) -> Array:
+    kind = tensor["dtype"]
+    if kind not in _FORMATS:
+        raise ValueError(f"number format {kind}, expected one of {', '.join(_FORMATS)}")
+    found: Array = np.frombuffer(tensor["data"], dtype=_FORMATS[kind]).reshape(tensor["shape"])
+    if kind == "BF16":  # the upper half of a float32
+        found = (found.astype("<u4") << np.uint32(16)).view("<f4")
+    return found
+
+
+def write_adapter(
+    folder: Path,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Array],
+    card: Mapping[str, Any],
+) -> None:
+    """Write configuration, weights and card into a directory that is there; equal bytes for equals.
+
+    The digest of the files is added to the card as ``weights``.
+    """
+    from safetensors.numpy import save
+
+    weights = save({n: np.ascontiguousarray(t) for n, t in tensors.items()}, {"format": "pt"})
+    _write(folder / WEIGHTS, weights)
+    _write(folder / CONFIG, _json(dict(sorted(config.items()))))
+    _write(folder / CARD, _json({**card, "weights": files_digest(folder)}))
+
+
+def lora_config(
+    rank: int, alpha: int, modules: Iterable[str], base: str | None, dropout: float = 0.0
+) -> dict[str, Any]:
+    """Configure an adapter of scale ``alpha / rank``; ``modules`` are whole names of layers."""
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": rank,
+        "lora_alpha": alpha,
+        "lora_dropout": dropout,
+        "target_modules": sorted(modules),
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "modules_to_save": None,
+        "use_dora": False,
+        "use_rslora": False,
+    }
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode("utf-8")
+
+
+def _write(file: Path, data: bytes) -> None:
+    with file.open("wb") as handle:
+        handle.write(data)
+        handle.flush()
+        os.fsync(handle.fileno())
