@@ -15,8 +15,8 @@ from pathlib import Path as FilePath
 
 import numpy as np
 
-from meld_duckdb.engine.backend import Adapter
-from meld_duckdb.engine.merge import MergeStore
+from meld_duckdb.engine.adapters import Adapter
+from meld_duckdb.engine.merge_store import MergeStore
 from meld_duckdb.planner.adapter_card import AdapterCard, read_adapter_card
 from meld_duckdb.planner.demonstrations import query_text
 from meld_duckdb.planner.metapath import Path

@@ -1,0 +1,103 @@
+"""The labels of a workspace, a group per expert: one task, one set of tables or columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from meld_duckdb.planner.expert_card import Key, expert_key
+from meld_duckdb.planner.session import Session
+from meld_duckdb.records import digest, plain_text
+from meld_duckdb.tasks import TASKS
+from meld_duckdb.train.folds import draw_folds, groups_of
+from meld_duckdb.train.rows import TrainingRow
+
+LEAST = 10
+"""Labels below which a group has no expert."""
+
+_VALUES = 3
+_VALUE_CHARS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class LabelGroup:
+    """Labels of one task and key, in two parts that share no record where that can be had.
+
+    Attributes:
+        task: Name of the task.
+        key: See `expert_card.expert_key`.
+        learn: What the expert learns from.
+        dev: What choices are made by: path, rounds, router, gate.
+    """
+
+    task: str
+    key: Key
+    learn: tuple[TrainingRow, ...]
+    dev: tuple[TrainingRow, ...]
+
+    @property
+    def name(self) -> str:
+        """A name for files and messages."""
+        return f"{self.task}-{digest(*self.key)[:8]}"
+
+    @property
+    def digest(self) -> str:
+        """Identity of all its labels."""
+        parts = [sorted(row.digest for row in part) for part in (self.learn, self.dev)]
+        return digest(self.task, *self.key, "learn", *parts[0], "dev", *parts[1])
+
+    @property
+    def description(self) -> str:
+        """What questions are routed by: task, columns, answers and a few values."""
+        records = [row.query.records[0] for row in self.learn]
+        columns = list(dict.fromkeys(name for record in records for name in record.fields))
+        values = [
+            plain_text(" ".join(record.present.values()), _VALUE_CHARS)
+            for record in sorted(records, key=lambda r: r.digest)[:_VALUES]
+        ]
+        targets = sorted({row.query.target for row in self.learn if row.query.target})
+        answers = sorted({row.answer for row in self.learn})[:_VALUES]
+        return " | ".join(
+            [self.task, *(f"COL {name}" for name in (*columns, *targets)), *values, *answers]
+        )
+
+
+def label_groups(
+    session: Session,
+    labels: Mapping[str, Sequence[TrainingRow]],
+    *,
+    dev_parts: int = 3,
+    seed: int = 42,
+) -> list[LabelGroup]:
+    """Group the labels of a workspace, and set one of ``dev_parts`` parts of each aside.
+
+    Args:
+        session: Knows the tables.
+        labels: Labels of each task.
+        dev_parts: 2 sets a half aside, 3 a third.
+        seed: Of the draw.
+
+    Returns:
+        Groups of at least `LEAST` labels, by task and key.
+    """
+    found: list[LabelGroup] = []
+    for task, rows in sorted(labels.items()):
+        by_key: dict[Key, list[TrainingRow]] = {}
+        contexts = session.tables.find([row.query for row in rows])
+        for row, context in zip(rows, contexts, strict=True):
+            by_key.setdefault(expert_key(task, row.query, context), []).append(row)
+        for key, own in sorted(by_key.items()):
+            if len(own) >= LEAST:
+                found.append(_parted(task, key, own, dev_parts, seed))
+    return found
+
+
+def _parted(
+    task: str, key: Key, rows: Sequence[TrainingRow], dev_parts: int, seed: int
+) -> LabelGroup:
+    ordered = sorted(rows, key=lambda row: row.digest)
+    answers = [row.answer for row in ordered] if TASKS[task].labels is not None else None
+    folds = draw_folds(groups_of([row.query for row in ordered]), answers, dev_parts, seed)
+    learn = tuple(row for row, fold in zip(ordered, folds, strict=True) if fold != 0)
+    dev = tuple(row for row, fold in zip(ordered, folds, strict=True) if fold == 0)
+    return LabelGroup(task, key, learn, dev)
