@@ -38,6 +38,7 @@ class AdapterCard:
         model_digest: Identity of that model's weights.
         weights: Identity of the adapter's files.
         path: Names of the steps its questions are completed by before they are asked.
+        demonstrations: Labels shown with a question in training, and so when it is asked.
         rows: Training rows by origin.
         metrics: Held-out figures.
         settings: How it was trained.
@@ -53,6 +54,7 @@ class AdapterCard:
     model_digest: str
     weights: str
     path: tuple[str, ...] = ()
+    demonstrations: int = 0
     rows: Mapping[str, int] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -62,7 +64,7 @@ class AdapterCard:
     @property
     def digest(self) -> str:
         """Identity of everything in it that can change an answer."""
-        named = (self.id, self.task, *self.key, self.description, self.weights, *self.path)
+        named = (self.id, self.task, *self.key, self.description, self.weights, *self.path, str(self.demonstrations))
         return digest(FORMAT, *named)
 
     def to_json(self) -> str:

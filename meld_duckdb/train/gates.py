@@ -1,0 +1,123 @@
+"""Decide whether tier 2 answers the questions of a group of labels; see `planner.gate`.
+
+All opinions are of models that had not seen the labels they are judged by. For a task with two
+answers the language model's log-odds are added to those of the tiers before, and it is used where
+that makes the labels more likely (`train.stack`); for the others its answer takes the place of an
+unsure one, and it is used where it is right more often by more than the standard error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from meld_duckdb.features.stack import Stack, log_odds
+from meld_duckdb.planner.cascade import UNSURE
+from meld_duckdb.planner.gate import Gate
+from meld_duckdb.tasks import TASKS
+from meld_duckdb.tasks.base import Answer
+from meld_duckdb.train.folds import draw_folds, groups_of
+from meld_duckdb.train.label_groups import LabelGroup
+from meld_duckdb.train.rows import TrainingRow
+from meld_duckdb.train.stack import Verdict, fit_stack
+
+_LEAST = 10
+_FOLDS = 5
+
+
+def fit_gate(
+    group: LabelGroup,
+    before: Sequence[Answer | None],
+    answers: Sequence[Answer],
+    *,
+    model_digest: str,
+    experts: str,
+    seed: int = 42,
+) -> Gate:
+    """Judge tier 2 on the labels that were set aside.
+
+    Args:
+        group: Its ``dev`` rows are judged by.
+        before: What the tiers before say of each, without having seen it.
+        answers: What the language model says of each, likewise.
+        model_digest: Identity of the language model.
+        experts: Digest of adapters and router.
+        seed: Of the parts for cross-fitting.
+    """
+    verdict = (_judge_two if TASKS[group.task].labels is not None else _judge_many)(
+        group, before, answers, seed
+    )
+    return Gate(
+        group.task,
+        group.key,
+        verdict.use,
+        verdict.reason,
+        verdict.low,
+        verdict.high,
+        verdict.stack if TASKS[group.task].labels is not None else None,
+        model_digest,
+        experts,
+        verdict.metrics,
+    )
+
+
+def _judge_two(
+    group: LabelGroup, before: Sequence[Answer | None], answers: Sequence[Answer], seed: int
+) -> Verdict:
+    """Judge a task with two answers: both opinions are added up."""
+    positive = (TASKS[group.task].labels or ("", ""))[0]
+    own = np.array([_probability(a) for a in before])
+    other = log_odds(np.array([_probability(a) for a in answers]))
+    yes = np.array([row.answer == positive for row in group.dev])
+    if len(yes) < _LEAST or yes.all() or not yes.any():
+        reason = f"{len(yes)} labels set aside, {int(yes.sum())} {positive}: too few to tell"
+        return Verdict(False, reason, Stack(), 0.0, 1.0, {"labels": float(len(yes))})
+    groups = groups_of([row.query for row in group.dev])
+    folds = draw_folds(groups, [row.answer for row in group.dev], _FOLDS, seed)
+    said = np.array([a is not None and a.value == positive for a in before])
+    cut = float(own[said].min() + own[~said].max()) / 2 if 0 < said.sum() < len(said) else 0.5
+    verdict = fit_stack(own, other, yes, folds, cut)
+    return replace(
+        verdict,
+        reason=verdict.reason.replace("tier 1", "tier 2"),
+        metrics={name.replace("tier1", "tier2"): v for name, v in verdict.metrics.items()},
+    )
+
+
+def _judge_many(
+    group: LabelGroup, before: Sequence[Answer | None], answers: Sequence[Answer], _seed: int
+) -> Verdict:
+    """Judge a task with many answers: the language model's takes the place of an unsure one."""
+    unsure = np.array([_probability(a) < UNSURE[1] or a is None for a in before])
+    old = _right(group.dev, before)
+    new = np.where(unsure, _right(group.dev, answers), old)
+    n = len(new)
+    if n < _LEAST:
+        return Verdict(False, f"{n} labels set aside: too few to tell", Stack(), 0.0, 1.0, {})
+    gains = new.astype(float) - old.astype(float)
+    error = float(gains.std(ddof=1) / np.sqrt(n))
+    use = float(gains.mean()) > error
+    reason = (
+        f"tier 2 {'adds' if use else 'adds no more than chance could'}: accuracy "
+        f"{old.mean():.3f} to {new.mean():.3f} (+- {error:.3f}) on {n} labels scored by models "
+        "that had not seen them"
+    )
+    metrics = {
+        "labels": float(n),
+        "accuracy_before": round(float(old.mean()), 4),
+        "accuracy_both": round(float(new.mean()), 4),
+        "asked_share": round(float(unsure.mean()), 4),
+    }
+    return Verdict(use, reason, Stack(), -1.0, UNSURE[1], metrics)
+
+
+def _right(rows: Sequence[TrainingRow], answers: Sequence[Answer | None]) -> np.ndarray:
+    return np.array(
+        [a is not None and a.value == row.answer for row, a in zip(rows, answers, strict=True)]
+    )
+
+
+def _probability(answer: Answer | None) -> float:
+    return 0.5 if answer is None or answer.probability is None else answer.probability

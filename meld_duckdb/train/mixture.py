@@ -1,0 +1,389 @@
+"""Training of the mixture of experts, stage by stage.
+
+    groups of labels -> adapter -> path -> refine -> install, each group
+                     -> router over all experts -> gate, each group
+
+Every stage leaves a file or directory in ``<workspace>/train``; `train.stages` skips what did not
+change. Nothing of a label that was set aside enters an expert.
+
+Paper: MELD §4.2 (initial experts, meta-paths), §4.3 (refinement), §4.4 (router).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from meld_duckdb.models import model_digest
+from meld_duckdb.planner.adapter_card import AdapterCard
+from meld_duckdb.planner.expert_card import expert_key
+from meld_duckdb.planner.gate import gate_json, gate_name
+from meld_duckdb.planner.metapath import Path as MetaPath
+from meld_duckdb.planner.mixture import routed_text
+from meld_duckdb.planner.router import read_router, write_router
+from meld_duckdb.planner.session import Session
+from meld_duckdb.records import digest
+from meld_duckdb.tasks import TASKS
+from meld_duckdb.tasks.base import Answer
+from meld_duckdb.train.asking import Asker
+from meld_duckdb.train.gates import fit_gate
+from meld_duckdb.train.install import install_adapter, install_router
+from meld_duckdb.train.label_groups import LabelGroup, label_groups
+from meld_duckdb.train.lora import LoraSettings, train_adapter
+from meld_duckdb.train.metapath import search_path
+from meld_duckdb.train.refine import RefineSettings, diverse_rows, refine
+from meld_duckdb.train.router import RouterSettings, train_router
+from meld_duckdb.train.rows import TrainingRow
+from meld_duckdb.train.stages import Metrics, Stage
+from meld_duckdb.workspace import write_atomic
+
+EXPERTS = ("adapter", "path", "refine", "router", "gate")
+"""Stages of ``meld train --stages experts``, in order."""
+
+_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class MoeSettings:
+    """How experts are trained.
+
+    Attributes:
+        lora: Of the adapters; ``start`` is where all of them begin.
+        refine: Of the refinement.
+        router: Of the router.
+        dev_parts: One of so many parts of the labels is set aside.
+        extra: Self-annotated, mined and transformed rows of an expert, at most.
+        demonstrations: Labels shown with a question; 0 for none.
+        path: Whether meta-paths are searched for.
+        sub_paths: Paths that users propose.
+        seed: Of all draws.
+    """
+
+    lora: LoraSettings = field(default_factory=LoraSettings)
+    refine: RefineSettings = field(default_factory=RefineSettings)
+    router: RouterSettings = field(default_factory=RouterSettings)
+    dev_parts: int = 3
+    extra: int = 200
+    demonstrations: int = 0
+    path: bool = True
+    sub_paths: tuple[MetaPath, ...] = ()
+    seed: int = 42
+
+
+class MixtureTraining:
+    """The stages over one workspace.
+
+    Args:
+        session: The workspace, open.
+        labels: Labels of each task, without those held out.
+        extra: Rows that are no labels, of all tasks.
+        settings: Of all stages.
+        notice: Called with a line now and then.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        labels: Mapping[str, Sequence[TrainingRow]],
+        extra: Sequence[TrainingRow],
+        settings: MoeSettings,
+        notice: Callable[[str], None],
+    ) -> None:
+        self._session, self._settings, self._notice = session, settings, notice
+        self._groups = label_groups(
+            session, labels, dev_parts=settings.dev_parts, seed=settings.seed
+        )
+        self._extra = self._by_group(extra)
+        self._folder = session.workspace.path / "train" / "experts"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._base = session.model_path
+        self._model = model_digest(self._base)
+
+    def stages(self, names: Sequence[str] = EXPERTS) -> Iterator[Stage]:
+        """The stages of some names, in order; each sees what those before it wrote."""
+        for group in self._groups:
+            for name in ("adapter", "path", "refine"):
+                if name in names:
+                    yield getattr(self, f"_{name}")(group)
+        if "router" in names and self._groups:
+            yield self._router()
+        if "gate" in names:
+            for group in self._groups:
+                yield self._gate(group)
+
+    def _by_group(self, extra: Sequence[TrainingRow]) -> dict[str, list[TrainingRow]]:
+        """Rows that are no labels, by group; none of a record that is set aside."""
+        groups = {(g.task, g.key): g for g in self._groups}
+        hidden = {
+            g.name: {r.digest for row in g.dev for r in row.query.records} for g in self._groups
+        }
+        found: dict[str, list[TrainingRow]] = {g.name: [] for g in self._groups}
+        contexts = self._session.tables.find([row.query for row in extra])
+        for row, context in zip(extra, contexts, strict=True):
+            group = groups.get((row.task, expert_key(row.task, row.query, context)))
+            if group is None or hidden[group.name] & {r.digest for r in row.query.records}:
+                continue
+            found[group.name].append(row)
+        most = self._settings.extra
+        return {
+            name: sorted(rows, key=lambda row: digest("draw", row.digest))[:most]
+            for name, rows in found.items()
+        }
+
+    def _asker(self, group: LabelGroup) -> Asker:
+        return Asker(self._session, group, self._settings.demonstrations)
+
+    def _train(
+        self,
+        group: LabelGroup,
+        rows: Sequence[TrainingRow],
+        out: Path,
+        settings: LoraSettings,
+        path: MetaPath,
+    ) -> Path:
+        asker = self._asker(group)
+        prompts = dict(
+            zip(
+                (row.digest for row in (*rows, *group.dev)),
+                asker.prompts([*rows, *group.dev], path),
+                strict=True,
+            )
+        )
+        train_adapter(
+            rows,
+            self._base,
+            out,
+            settings,
+            dev=group.dev,
+            progress=self._notice,
+            prompt=lambda row: prompts[row.digest],
+        )
+        return out
+
+    def _adapter(self, group: LabelGroup) -> Stage:
+        out = self._folder / group.name / "0"
+        rows = [*group.learn, *self._extra[group.name]]
+
+        def work() -> Metrics:
+            self._train(group, rows, out, self._settings.lora, ())
+            metric, likely = self._asker(group).score(out)
+            return {
+                "rows": len(rows),
+                "set aside": len(group.dev),
+                "score": round(metric, 4),
+                "log_loss": round(-likely, 4),
+            }
+
+        inputs = (*self._inputs(group), *(sorted(row.digest for row in rows)))
+        return Stage(f"adapter {group.name}", _VERSION, inputs, work, out.is_dir)
+
+    def _path(self, group: LabelGroup) -> Stage:
+        out = self._folder / group.name / "path.json"
+        adapter = self._folder / group.name / "0"
+
+        def work() -> Metrics:
+            asker = self._asker(group)
+            known: dict[str, float] = {}
+
+            def score(path: MetaPath) -> float:
+                rows = asker.completed(group.dev, path)
+                key = digest(*(row.query.digest for row in rows))
+                if key not in known:
+                    known[key] = asker.score(adapter, path)[0]
+                return known[key]
+
+            settings = self._settings
+            path, log = search_path(score, settings.sub_paths) if settings.path else ((), [])
+            tried = [
+                {"round": t.round, "path": t.path, "score": round(t.score, 4), "taken": t.accepted}
+                for t in log
+            ]
+            write_atomic(out, json.dumps({"path": path, "tried": tried}, indent=1))
+            return {"path": " > ".join(path) or "none", "tried": len(log)}
+
+        inputs = (
+            *self._inputs(group),
+            _bytes(adapter / "adapter_model.safetensors"),
+            repr(self._settings.sub_paths),
+        )
+        return Stage(f"path {group.name}", _VERSION, inputs, work, out.is_file)
+
+    def _refine(self, group: LabelGroup) -> Stage:
+        folder = self._folder / group.name
+        path = self._found_path(group)
+        others = [
+            row
+            for other in self._groups
+            if other.task == group.task and other.key != group.key
+            for row in (*other.learn, *self._extra[other.name])
+        ]
+
+        def work() -> Metrics:
+            asker = self._asker(group)
+            rows = [*group.learn, *self._extra[group.name]]
+            first = asker.score(folder / "0", path)
+            labels = TASKS[group.task].labels
+            added = diverse_rows(
+                asker.embed(group.learn),
+                others,
+                asker.embed(others) if others else np.zeros((0, 1), np.float32),
+                self._settings.refine,
+                None if labels is None else labels[0],
+                self._settings.seed,
+            )
+
+            def learn_on(number: int, last: Path, more: Sequence[TrainingRow]) -> Path:
+                lora = replace(self._settings.lora, start=str(last))
+                return self._train(group, [*rows, *more], folder / str(number), lora, path)
+
+            best, log = refine(
+                folder / "0", first, added, learn_on, lambda p: asker.score(p, path)
+            )
+            card = self._card(group, path, rows, log[int(best.name)].score)
+            installed = install_adapter(self._session.workspace.adapters_path, card, best)
+            return {
+                "id": installed.id,
+                "best round": int(best.name),
+                "scores": " ".join(f"{r.score[0]:.3f}" for r in log),
+            }
+
+        inputs = (
+            *self._inputs(group),
+            _bytes(folder / "0" / "adapter_model.safetensors"),
+            *path,
+            *sorted(row.digest for row in others),
+        )
+        installed = self._session.workspace.adapters_path
+        return Stage(
+            f"refine {group.name}",
+            _VERSION,
+            inputs,
+            work,
+            lambda: any(installed.glob(f"{group.name}-*")),
+        )
+
+    def _card(
+        self,
+        group: LabelGroup,
+        path: MetaPath,
+        rows: Sequence[TrainingRow],
+        score: tuple[float, float],
+    ) -> AdapterCard:
+        return AdapterCard(
+            id=group.name,
+            task=group.task,
+            key=group.key,
+            description=group.description,
+            model=self._session.settings.answer.model,
+            model_digest=self._model,
+            weights="",
+            path=path,
+            demonstrations=self._settings.demonstrations,
+            rows=dict(sorted(Counter(row.origin for row in rows).items())),
+            metrics={"score": round(score[0], 4), "log_loss": round(-score[1], 4)},
+            settings={"moe": repr(self._settings)},
+            inputs=digest(*self._inputs(group)),
+        )
+
+    def _router(self) -> Stage:
+        session = self._session
+        out = session.workspace.router_path
+
+        def work() -> Metrics:
+            cards = session.mixture.cards
+            names = list(cards)
+            rows = [(group, row) for group in self._groups for row in group.dev]
+            outcomes = np.zeros((len(rows), len(names)), dtype=bool)
+            for j, name in enumerate(names):
+                adapter = session.workspace.adapters_path / name
+                said = self._all_answers(adapter, cards[name].path)
+                outcomes[:, j] = [a.value == row.answer for a, (_, row) in zip(said, rows, strict=True)]
+            texts = [routed_text(group.task, row.query) for group, row in rows]
+            router, report = train_router(
+                session.encoder.encode(texts),
+                session.encoder.encode([card.description for card in cards.values()]),
+                names,
+                outcomes,
+                self._settings.router,
+                session.encoder_digest,
+            )
+            install_router(out, lambda folder: write_router(router, folder, report.metrics))
+            return {"trained": report.used, "why": report.reason, **report.metrics}
+
+        inputs = (
+            *(digest for group in self._groups for digest in self._inputs(group)),
+            *(card.digest for card in session.mixture.cards.values()),
+            session.encoder_digest,
+        )
+        return Stage("router", _VERSION, inputs, work, out.is_dir)
+
+    def _all_answers(self, adapter: Path, path: MetaPath) -> list[Answer]:
+        """Answers of one expert to all labels set aside, group by group."""
+        return [
+            answer
+            for group in self._groups
+            for answer in self._asker(group).answers(group.dev, adapter, path)
+        ]
+
+    def _gate(self, group: LabelGroup) -> Stage:
+        session = self._session
+        out = session.workspace.calibration_path / gate_name(group.task, group.key)
+
+        def work() -> Metrics:
+            from meld_duckdb.train.expert import held_out_tier0
+
+            labels = [row for part in (group.learn, group.dev) for row in part]
+            shown = [_labelled(row) for row in labels]
+            folds = np.array([0] * len(group.learn) + [1] * len(group.dev))
+            contexts = session.tables.find([row.query for row in labels])
+            before = held_out_tier0(session, group.task, shown, contexts, folds)[len(group.learn) :]
+            gate = fit_gate(
+                group,
+                before,
+                self._mixed_answers(group),
+                model_digest=self._model,
+                experts=session.mixture.digest,
+                seed=self._settings.seed,
+            )
+            out.parent.mkdir(exist_ok=True)
+            write_atomic(out, gate_json(gate))
+            return {"used": gate.use, "why": gate.reason, **gate.metrics}
+
+        inputs = (
+            *self._inputs(group),
+            session.mixture.digest,
+            session.demonstrator.digest(group.task),
+        )
+        return Stage(f"gate {group.name}", _VERSION, inputs, work, out.is_file)
+
+    def _mixed_answers(self, group: LabelGroup) -> list[Answer]:
+        """Answers of the merged experts to the labels set aside, as at query time."""
+        mixture, asker = self._session.mixture, self._asker(group)
+        found: list[Answer] = [Answer()] * len(group.dev)
+        by_experts: dict[object, list[int]] = {}
+        choices = mixture.route(group.task, [row.query for row in group.dev])
+        for i, choice in enumerate(choices):
+            by_experts.setdefault(None if choice is None else choice.experts, []).append(i)
+        for at in by_experts.values():
+            choice = choices[at[0]]
+            rows = [group.dev[i] for i in at]
+            adapter = None if choice is None else mixture.adapter(choice).path
+            path = () if choice is None else mixture.path(group.task, choice)
+            for i, answer in zip(at, asker.answers(rows, adapter, path), strict=True):
+                found[i] = answer
+        return found
+
+    def _found_path(self, group: LabelGroup) -> MetaPath:
+        file = self._folder / group.name / "path.json"
+        if not file.is_file():
+            return ()
+        return tuple(json.loads(file.read_text("utf-8"))["path"])
+
+    def _inputs(self, group: LabelGroup) -> tuple[str, ...]:
+        """What every stage of a group depends on."""
+        return (group.digest, self._model, repr(self._settings))
