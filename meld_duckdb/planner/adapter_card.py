@@ -64,7 +64,15 @@ class AdapterCard:
     @property
     def digest(self) -> str:
         """Identity of everything in it that can change an answer."""
-        named = (self.id, self.task, *self.key, self.description, self.weights, *self.path, str(self.demonstrations))
+        named = (
+            self.id,
+            self.task,
+            *self.key,
+            self.description,
+            self.weights,
+            *self.path,
+            str(self.demonstrations),
+        )
         return digest(FORMAT, *named)
 
     def to_json(self) -> str:

@@ -133,7 +133,10 @@ def _prompts(
     max_chars: int,
 ) -> list[Prompt]:
     """Render questions and demonstrations, both completed along the path of the first expert."""
-    shown = resources.demonstrator.demonstrations(task, queries)
+    wanted = None if choice is None else resources.mixture.demonstrations(choice)
+    shown = (
+        [()] * len(queries) if wanted == 0 else resources.demonstrator.demonstrations(task, queries)
+    )
     path = () if choice is None else resources.mixture.path(task.name, choice)
     if path:
         ask = resources.ask_tier0

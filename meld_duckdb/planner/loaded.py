@@ -83,6 +83,11 @@ class Loaded:
         return self._encoder_path()
 
     @property
+    def model_path(self) -> Path:
+        """Where the language model that the settings name is on this machine."""
+        return self._model_path()
+
+    @property
     def experts_path(self) -> Path:
         """Directory of the workspace's experts."""
         return self._workspace.experts_path

@@ -154,6 +154,10 @@ class Mixture:
         own = (self._cards[name] for name in choice.experts if name in self._cards)
         return next((card.path for card in own if card.task == task), ())
 
+    def demonstrations(self, choice: Choice) -> int:
+        """Labels that the most relevant chosen expert was shown with a question in training."""
+        return self._cards[choice.experts[0]].demonstrations
+
     def _expert_vectors(self) -> Vectors:
         key = digest(self._encoder_digest(), *(card.digest for card in self._cards.values()))
         with self._lock:

@@ -19,18 +19,19 @@ from pathlib import Path
 
 import numpy as np
 
-from meld_duckdb.models import model_digest
+from meld_duckdb.models import model_digest, sha256
 from meld_duckdb.planner.adapter_card import AdapterCard
 from meld_duckdb.planner.expert_card import expert_key
 from meld_duckdb.planner.gate import gate_json, gate_name
 from meld_duckdb.planner.metapath import Path as MetaPath
 from meld_duckdb.planner.mixture import routed_text
-from meld_duckdb.planner.router import read_router, write_router
+from meld_duckdb.planner.router import write_router
 from meld_duckdb.planner.session import Session
 from meld_duckdb.records import digest
 from meld_duckdb.tasks import TASKS
-from meld_duckdb.tasks.base import Answer
+from meld_duckdb.tasks.base import Answer, Demonstration
 from meld_duckdb.train.asking import Asker
+from meld_duckdb.train.expert import held_out_tier0
 from meld_duckdb.train.gates import fit_gate
 from meld_duckdb.train.install import install_adapter, install_router
 from meld_duckdb.train.label_groups import LabelGroup, label_groups
@@ -241,9 +242,7 @@ class MixtureTraining:
                 lora = replace(self._settings.lora, start=str(last))
                 return self._train(group, [*rows, *more], folder / str(number), lora, path)
 
-            best, log = refine(
-                folder / "0", first, added, learn_on, lambda p: asker.score(p, path)
-            )
+            best, log = refine(folder / "0", first, added, learn_on, lambda p: asker.score(p, path))
             card = self._card(group, path, rows, log[int(best.name)].score)
             installed = install_adapter(self._session.workspace.adapters_path, card, best)
             return {
@@ -302,7 +301,9 @@ class MixtureTraining:
             for j, name in enumerate(names):
                 adapter = session.workspace.adapters_path / name
                 said = self._all_answers(adapter, cards[name].path)
-                outcomes[:, j] = [a.value == row.answer for a, (_, row) in zip(said, rows, strict=True)]
+                outcomes[:, j] = [
+                    a.value == row.answer for a, (_, row) in zip(said, rows, strict=True)
+                ]
             texts = [routed_text(group.task, row.query) for group, row in rows]
             router, report = train_router(
                 session.encoder.encode(texts),
@@ -335,8 +336,6 @@ class MixtureTraining:
         out = session.workspace.calibration_path / gate_name(group.task, group.key)
 
         def work() -> Metrics:
-            from meld_duckdb.train.expert import held_out_tier0
-
             labels = [row for part in (group.learn, group.dev) for row in part]
             shown = [_labelled(row) for row in labels]
             folds = np.array([0] * len(group.learn) + [1] * len(group.dev))
@@ -387,3 +386,11 @@ class MixtureTraining:
     def _inputs(self, group: LabelGroup) -> tuple[str, ...]:
         """What every stage of a group depends on."""
         return (group.digest, self._model, repr(self._settings))
+
+
+def _labelled(row: TrainingRow) -> Demonstration:
+    return Demonstration(row.query, row.answer)
+
+
+def _bytes(path: Path) -> str:
+    return sha256(path) if path.is_file() else ""
