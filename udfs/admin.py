@@ -36,6 +36,18 @@ FUNCTIONS = (
         volatile=True,
     ),
     SqlFunction(
+        name="__meld_experts",
+        returns=(
+            "STRUCT(expert VARCHAR, tier BIGINT, task VARCHAR, trained_for VARCHAR, used BOOLEAN, "
+            "reason VARCHAR, rows BIGINT, metrics MAP(VARCHAR, DOUBLE), path VARCHAR[], "
+            "model VARCHAR, size_bytes BIGINT, answers BIGINT)[]"
+        ),
+        handler="experts",
+        arguments="",
+        doc="Behind FROM meld.experts.",
+        volatile=True,
+    ),
+    SqlFunction(
         name="__meld_settings",
         returns="STRUCT(key VARCHAR, value VARCHAR, source VARCHAR)[]",
         handler="settings",

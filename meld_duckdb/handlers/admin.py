@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import pyarrow as pa
 
 from meld_duckdb.handlers.base import HandlerBase, text_rows
+from meld_duckdb.planner.expert_list import list_experts
 from meld_duckdb.udfs import SqlFunction
+
+_EXPERT = pa.struct(
+    [
+        ("expert", pa.string()),
+        ("tier", pa.int64()),
+        ("task", pa.string()),
+        ("trained_for", pa.string()),
+        ("used", pa.bool_()),
+        ("reason", pa.string()),
+        ("rows", pa.int64()),
+        ("metrics", pa.map_(pa.string(), pa.float64())),
+        ("path", pa.list_(pa.string())),
+        ("model", pa.string()),
+        ("size_bytes", pa.int64()),
+        ("answers", pa.int64()),
+    ]
+)
 
 
 class AdminHandlers(HandlerBase):
@@ -33,6 +52,11 @@ class AdminHandlers(HandlerBase):
         rows = [dict(zip(keys, row, strict=True)) for row in self.service.stats.errors()]
         kind = pa.struct([(k, pa.int64() if k == "count" else pa.string()) for k in keys])
         return pa.array([rows], pa.list_(kind))
+
+    def experts(self, function: SqlFunction, columns: Sequence[pa.Array]) -> pa.Array:
+        """Behind ``FROM meld.experts()``."""
+        rows = [asdict(line) for line in list_experts(self.service.session)]
+        return pa.array([rows], pa.list_(_EXPERT))
 
     def settings(self, function: SqlFunction, columns: Sequence[pa.Array]) -> pa.Array:
         """Behind ``FROM meld.settings()``."""

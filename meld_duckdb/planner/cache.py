@@ -58,6 +58,15 @@ class AnswerCache:
         with self._guard():
             return int(self._connection.execute("SELECT count(*) FROM answers").fetchone()[0])
 
+    def expert_counts(self) -> dict[str, int]:
+        """How many stored answers each expert gave or had a part in, by name."""
+        with self._guard():
+            rows = self._connection.execute(
+                "SELECT expert.value, count(*) FROM answers, json_each(answer, '$.experts') expert"
+                " WHERE json_valid(answer) GROUP BY 1"
+            ).fetchall()
+        return {str(name): int(n) for name, n in rows}
+
     def clear(self) -> None:
         """Remove all stored answers."""
         with self._guard(), self._connection:

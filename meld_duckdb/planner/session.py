@@ -225,6 +225,11 @@ class Session(Loaded):
             groups = agreeing_groups(len(rows), pairs, likely, least, k)
         return number_clusters(distinct, groups), answers, outcome
 
+    def expert_counts(self) -> dict[str, int]:
+        """How many stored answers each expert had a part in, by name."""
+        cache = self._resources.cache
+        return {} if cache is None else cache.expert_counts()
+
     def feature_answers(self, task: str, queries: Sequence[Query]) -> list[Answer | None]:
         """Answers of tier 0 alone, in order, not cached: what its features say with all labels."""
         return self._resources.ask_tier0(task, queries)
