@@ -1,0 +1,203 @@
+"""Experts of the language model at query time: routing, merging, gates, `FROM meld.experts()`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pytest
+
+import meld_duckdb
+from meld_duckdb.engine.adapters import files_digest, lora_config, write_adapter
+from meld_duckdb.features.stack import Stack
+from meld_duckdb.planner.adapter_card import CARD, AdapterCard
+from meld_duckdb.planner.expert_card import expert_key
+from meld_duckdb.planner.gate import Gate, gate_json, gate_name
+from meld_duckdb.records import make_record
+from meld_duckdb.tasks.base import Query
+from tests.scripted import ScriptedBackend
+from tests.sql.query import one
+
+PAIR = "{'title': 'canon eos camera'}, {'title': 'canon eos camera body'}"
+WINE = "{'title': 'chateau margaux wine'}, {'title': 'chateau margaux wine bottle'}"
+KEY = expert_key("match", Query((make_record({"title": "x"}), make_record({"title": "y"}))), ())
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    found = tmp_path / "workspace"
+    found.mkdir(exist_ok=True)
+    return found
+
+
+def add_expert(
+    workspace: Path,
+    name: str,
+    description: str,
+    *,
+    task: str = "match",
+    path: tuple[str, ...] = (),
+    model_digest: str = "scripted",
+) -> None:
+    folder = workspace / "adapters" / name
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(len(name) + ord(name[-1]))
+    tensors = {
+        f"base_model.model.layers.0.q_proj.lora_{side}.weight": rng.normal(size=shape).astype("f4")
+        for side, shape in (("A", (2, 8)), ("B", (8, 2)))
+    }
+    write_adapter(folder, lora_config(2, 4, ["layers.0.q_proj"], "base"), tensors, {"base": "b"})
+    card = AdapterCard(
+        id=name,
+        task=task,
+        key=KEY,
+        description=description,
+        model="tiny",
+        model_digest=model_digest,
+        weights=files_digest(folder),
+        path=path,
+        rows={"labelled": 12},
+        metrics={"score": 0.75},
+    )
+    (folder / CARD).write_text(card.to_json())
+
+
+def add_gate(workspace: Path, *, use: bool, stack: Stack | None) -> None:
+    gate = Gate("match", KEY, use, "tier 2 adds: tested", 0.0, 1.0, stack, "scripted", "e", {})
+    folder = workspace / "calibration"
+    folder.mkdir(exist_ok=True)
+    (folder / gate_name("match", KEY)).write_text(gate_json(gate))
+
+
+def ask(con: duckdb.DuckDBPyConnection, pair: str = PAIR, options: str = "{'tier': 't2'}") -> dict:
+    found: dict = one(con, f"SELECT meld_match_detail({pair}, {options})")
+    return found
+
+
+def test_questions_go_to_the_experts_they_resemble(
+    workspace: Path, backend: ScriptedBackend
+) -> None:
+    add_expert(workspace, "cameras", "match | canon eos camera title")
+    add_expert(workspace, "wines", "match | chateau margaux wine title")
+    add_expert(workspace, "tools", "match | hammer drill saw")
+    with meld_duckdb.connect(experts=1) as con:
+        assert ask(con)["experts"] == ["cameras"]
+        assert ask(con, WINE)["experts"] == ["wines"]
+    assert len(set(backend.adapters)) == 2
+    assert None not in backend.adapters
+
+
+def test_the_chosen_experts_are_merged_and_rows_grouped(
+    workspace: Path, backend: ScriptedBackend
+) -> None:
+    add_expert(workspace, "cameras", "match | canon eos camera title")
+    add_expert(workspace, "wines", "match | chateau margaux wine title")
+    add_expert(workspace, "tools", "match | hammer drill saw")
+    with meld_duckdb.connect(experts=2) as con:
+        con.execute(
+            "CREATE TABLE t AS SELECT {'title': w || ' ' || i} AS a, {'title': w || i || ' x'} AS b"
+            " FROM range(6) r(i), (VALUES ('canon eos camera'), ('chateau margaux wine')) v(w)"
+        )
+        rows = con.execute("SELECT meld_match_detail(a, b, {'tier': 't2'}) FROM t").fetchall()
+    sets = {tuple(row["experts"]) for (row,) in rows}
+    assert all(len(names) == 2 for names in sets)
+    assert len(backend.adapters) == len(sets)  # one call of the engine per set of experts
+    merged = [f.name for f in (workspace / "adapters" / "merged").iterdir() if f.name[0] != "."]
+    assert len(merged) == len({frozenset(names) for names in sets})
+
+
+def test_relevance_stands_in_the_evidence(workspace: Path, backend: ScriptedBackend) -> None:
+    add_expert(workspace, "cameras", "match | canon eos camera title")
+    with meld_duckdb.connect() as con:
+        detail = ask(con)
+    [expert] = [e for e in detail["evidence"] if e["kind"] == "expert"]
+    assert expert["text"] == "cameras"
+    assert 0 < expert["weight"] <= 1
+
+
+def test_no_experts_by_setting_and_without_any(workspace: Path, backend: ScriptedBackend) -> None:
+    with meld_duckdb.connect() as con:
+        assert ask(con)["experts"] == []
+    add_expert(workspace, "cameras", "match | canon eos camera title")
+    with meld_duckdb.connect(experts=0) as con:
+        assert ask(con, WINE)["experts"] == []
+    assert set(backend.adapters) == {None}
+
+
+def test_an_expert_of_another_model_is_not_used(workspace: Path, backend: ScriptedBackend) -> None:
+    add_expert(workspace, "cameras", "match | canon eos camera", model_digest="another")
+    with meld_duckdb.connect() as con:
+        assert ask(con)["experts"] == []
+        assert con.sql("FROM meld.experts()").fetchall() == []
+
+
+def test_a_new_expert_is_seen_and_old_answers_are_not_reused(
+    workspace: Path, backend: ScriptedBackend
+) -> None:
+    with meld_duckdb.connect() as con:
+        ask(con)
+        ask(con)
+        assert len(backend.asked) == 1
+        add_expert(workspace, "cameras", "match | canon eos camera title")
+        assert ask(con)["experts"] == ["cameras"]
+        assert len(backend.asked) == 2
+
+
+def test_a_gate_sends_unsure_rows_to_the_model(workspace: Path, backend: ScriptedBackend) -> None:
+    add_expert(workspace, "cameras", "match | canon eos camera title")
+    add_gate(workspace, use=True, stack=Stack(own=1.0, added=1.0))
+    with meld_duckdb.connect(model="smollm2-135m-instruct") as con:
+        detail = ask(con, options="{'threshold': 0.5}")
+        plain = ask(con, options="{'tier': 't0'}")
+    assert detail["tier"] == 2
+    assert detail["experts"] == ["cameras"]
+    assert detail["probability"] > plain["probability"]  # the script says yes with .8
+
+
+def test_a_gate_can_keep_the_model_out(workspace: Path, backend: ScriptedBackend) -> None:
+    add_gate(workspace, use=False, stack=None)
+    with meld_duckdb.connect(model="never-measured-7b") as con:
+        assert ask(con, options="{'threshold': 0.5}")["tier"] == 0
+    assert backend.asked == []
+
+
+def test_a_path_completes_records_before_they_are_asked(
+    workspace: Path, backend: ScriptedBackend
+) -> None:
+    add_expert(workspace, "cameras", "match | canon eos camera title", path=("impute",))
+    with meld_duckdb.connect() as con:
+        con.execute(
+            "CREATE TABLE t AS SELECT 'eos camera ' || i AS title, "
+            "CASE WHEN i > 0 THEN 'canon' END AS brand FROM range(40) r(i)"
+        )
+        con.sql("FROM meld.index('t', embed := false)").fetchall()
+        one(
+            con,
+            "SELECT meld_match(a, b, {'tier': 't2'}) FROM t a, t b "
+            "WHERE a.brand IS NULL AND b.title = 'eos camera 7'",
+        )
+    assert backend.asked[-1].question.count("canon") == 2
+
+
+def test_experts_are_listed(workspace: Path, backend: ScriptedBackend) -> None:
+    add_expert(workspace, "cameras", "match | canon eos camera title")
+    with meld_duckdb.connect() as con:
+        ask(con)
+        row = con.sql("FROM meld.experts()").to_arrow_table().to_pylist()[0]
+    assert (row["expert"], row["tier"], row["task"], row["rows"]) == ("cameras", 2, "match", 12)
+    assert row["trained_for"] == "title | title"
+    assert row["used"] is False
+    assert "meld train --stages experts" in row["reason"]
+    assert dict(row["metrics"]) == {"score": 0.75}
+    assert row["size_bytes"] > 100
+    assert row["answers"] == 1
+
+
+def test_a_damaged_expert_is_named(workspace: Path, backend: ScriptedBackend) -> None:
+    add_expert(workspace, "cameras", "match | canon eos camera title")
+    card = workspace / "adapters" / "cameras" / CARD
+    card.write_text(json.dumps({**json.loads(card.read_text()), "weights": ""}))
+    with meld_duckdb.connect() as con, pytest.raises(Exception, match=r"cameras.*no card"):
+        ask(con)
