@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from meld_duckdb.engine.adapters import Adapter
 from meld_duckdb.tasks.base import Completion, Prompt
 
 Script = Callable[[Prompt], Completion]
@@ -29,11 +30,15 @@ class ScriptedBackend:
         self.script = script
         self.batch_size = batch_size
         self.asked: list[Prompt] = []
+        self.adapters: list[Adapter | None] = []  # one per prompt asked
 
-    def complete(self, prompts: Sequence[Prompt]) -> Iterator[list[tuple[int, Completion]]]:
+    def complete(
+        self, prompts: Sequence[Prompt], adapter: Adapter | None = None
+    ) -> Iterator[list[tuple[int, Completion]]]:
         for start in range(0, len(prompts), self.batch_size):
             part = prompts[start : start + self.batch_size]
             self.asked.extend(part)
+            self.adapters.extend([adapter] * len(part))
             yield [(start + i, self.script(prompt)) for i, prompt in enumerate(part)]
 
 
