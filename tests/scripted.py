@@ -30,15 +30,15 @@ class ScriptedBackend:
         self.script = script
         self.batch_size = batch_size
         self.asked: list[Prompt] = []
-        self.adapters: list[str | None] = []
+        self.adapters: list[Adapter | None] = []  # one per prompt asked
 
     def complete(
         self, prompts: Sequence[Prompt], adapter: Adapter | None = None
     ) -> Iterator[list[tuple[int, Completion]]]:
-        self.adapters.append(None if adapter is None else adapter.name)
         for start in range(0, len(prompts), self.batch_size):
             part = prompts[start : start + self.batch_size]
             self.asked.extend(part)
+            self.adapters.extend([adapter] * len(part))
             yield [(start + i, self.script(prompt)) for i, prompt in enumerate(part)]
 
 

@@ -7,10 +7,13 @@ base are found before a wrong answer is given. Nothing in a directory is execute
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
-from collections.abc import Iterable, Mapping
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +21,34 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from meld_duckdb.errors import ArtefactCorrupt, ArtefactMissing
+from meld_duckdb.errors import ArtefactCorrupt, ArtefactIncompatible, ArtefactMissing
 from meld_duckdb.models import sha256
 from meld_duckdb.records import digest
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 CARD = "card.json"
+
+PREFIX = "base_model.model."
+"""What PEFT puts before the name of a layer."""
+
+LAYER = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
+"""Name of a tensor: the layer and which of the two matrices."""
+
+_EXPECTED: Mapping[str, tuple[Any, ...]] = {
+    "peft_type": ("LORA",),
+    "bias": ("none", None),
+    "use_dora": (False, None),
+    "modules_to_save": (None, []),
+    "lora_bias": (False, None),
+    "fan_in_fan_out": (False, None),
+    "use_qalora": (False, None),
+    "layer_replication": (None,),
+    "target_parameters": (None, []),
+    "trainable_token_indices": (None,),
+    "alora_invocation_tokens": (None,),
+}
+"""What a configuration may say for its delta to be ``scale * B @ A`` on linear layers."""
 
 Array = npt.NDArray[Any]
 
@@ -105,6 +129,22 @@ def read_config(path: Path) -> dict[str, Any]:
     return _read_object(path / CONFIG)
 
 
+def check_kind(path: Path, config: Mapping[str, Any]) -> None:
+    """Refuse an adapter whose effect is more than a sum of B A products.
+
+    Raises:
+        ArtefactIncompatible: It is.
+    """
+    for field, accepted in _EXPECTED.items():
+        got = config.get(field, accepted[0])
+        if got not in accepted:
+            raise ArtefactIncompatible(
+                f"{path / CONFIG} has {field} = {got!r}, expected {accepted[0]!r}: only LoRA on "
+                "linear layers can be merged, and taken off a model without a trace",
+                hint=f"train it with {field} = {accepted[0]!r}",
+            )
+
+
 def read_card(path: Path) -> dict[str, Any]:
     """Read the card of an adapter; an adapter from elsewhere has none, which gives ``{}``.
 
@@ -139,7 +179,8 @@ def read_weights(path: Path) -> dict[str, Array]:
 
     file = path / WEIGHTS
     try:
-        return {name: _array(tensor) for name, tensor in deserialize(file.read_bytes())}
+        tensors = deserialize(file.read_bytes())  # type: ignore[no-untyped-call]
+        return {name: _array(tensor) for name, tensor in tensors}
     except OSError as error:
         raise ArtefactMissing(
             f"{file} cannot be read: {error.strerror or error}", hint=_AGAIN
@@ -199,6 +240,15 @@ def lora_config(
         "use_dora": False,
         "use_rslora": False,
     }
+
+
+@contextlib.contextmanager
+def quiet_peft() -> Iterator[None]:
+    """Keep away the warning of PEFT 0.21 that it calls what transformers 5 has renamed."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        warnings.filterwarnings("ignore", category=UserWarning, module="peft")
+        yield
 
 
 def _json(content: Mapping[str, Any]) -> bytes:

@@ -9,10 +9,8 @@ nothing per pair.
 
 from __future__ import annotations
 
-import contextlib
 import threading
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from meld_duckdb import interrupt
+from meld_duckdb.engine.adapters import quiet_peft
 from meld_duckdb.engine.transformers import quiet_loading
 from meld_duckdb.errors import ArtefactCorrupt, ArtefactMissing, EngineUnavailable
 from meld_duckdb.models import model_digest
@@ -247,12 +246,3 @@ def _torch() -> Any:
             f"the cross-encoder cannot start: {error}", hint="pip install torch transformers peft"
         ) from error
     return torch
-
-
-@contextlib.contextmanager
-def quiet_peft() -> Iterator[None]:
-    """Keep away the warning of PEFT 0.21 that it calls what transformers 5 has renamed."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning)
-        warnings.filterwarnings("ignore", category=UserWarning, module="peft")
-        yield

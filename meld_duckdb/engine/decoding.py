@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from meld_duckdb.engine.kv import Job, PrefixCache, Tokens, cache_layers
+from meld_duckdb.engine.kv import Job, PrefixCache, PrefixKey, cache_layers
 from meld_duckdb.engine.rendering import Renderer
 from meld_duckdb.tasks.base import Completion
 
@@ -56,7 +56,7 @@ class Decoder:
 
     def score(self, jobs: Sequence[Job]) -> list[Completion]:
         """Score choices whose first tokens tell them apart, in one forward pass."""
-        logits, _, _ = self._forward(jobs[0].prefix, [job.own for job in jobs], keep=False)
+        logits, _, _ = self._forward(jobs, keep=False)
         completions = []
         for job, row in zip(jobs, logits, strict=True):
             scores = [row[sorted(first)].logsumexp(0) for first in job.firsts]
@@ -72,7 +72,7 @@ class Decoder:
         torch = self._torch
         tokens: list[list[int]] = [[] for _ in jobs]
         logprobs: list[list[float]] = [[] for _ in jobs]
-        logits, cache, mask = self._forward(jobs[0].prefix, [job.own for job in jobs], keep=True)
+        logits, cache, mask = self._forward(jobs, keep=True)
         live = list(range(len(jobs)))
         while True:
             best, ids = logits.log_softmax(-1).max(-1)
@@ -106,7 +106,7 @@ class Decoder:
 
     def _score_sequences(self, job: Job) -> Completion:
         torch = self._torch
-        logits, cache, mask = self._forward(job.prefix, [job.own], keep=True)
+        logits, cache, mask = self._forward([job], keep=True)
         first = logits[0].log_softmax(-1)
         layers = cache_layers(cache)
         end = self._renderer.end_of_turn
@@ -133,16 +133,15 @@ class Decoder:
                 scores.append(float(first[row[0]] + rest))
         return _chosen(job, scores)
 
-    def _forward(
-        self, prefix: Tokens, rows: Sequence[Tokens], *, keep: bool
-    ) -> tuple[Any, Any, Any]:
-        """Run rows behind a prefix.
+    def _forward(self, jobs: Sequence[Job], *, keep: bool) -> tuple[Any, Any, Any]:
+        """Run jobs behind the prefix they share.
 
         Returns:
             Logits of every row's last position, float32 [n, vocabulary]; the cache, None unless
             ``keep`` or there is a prefix; the attention mask [n, prefix + padded length].
         """
         torch = self._torch
+        prefix, rows = jobs[0].prefix, [job.own for job in jobs]
         longest = max(len(row) for row in rows)
         device = self._model.device
         ids = torch.tensor([(row[0],) * (longest - len(row)) + row for row in rows], device=device)
@@ -150,7 +149,7 @@ class Decoder:
         places = torch.arange(longest, device=device)
         own = (places[None, :] >= longest - lengths[:, None]).long()
         mask = torch.cat([own.new_ones(len(rows), len(prefix)), own], dim=1)
-        cache = self._expanded(prefix, len(rows)) if prefix or keep else None
+        cache = self._expanded(jobs[0].key, len(rows)) if prefix or keep else None
         out = self._call(ids, mask, cache, self._last_only)
         return out.logits[:, -1].float(), out.past_key_values, mask
 
@@ -165,16 +164,17 @@ class Decoder:
             **options,
         )
 
-    def _expanded(self, prefix: Tokens, n_rows: int) -> Any:
+    def _expanded(self, key: PrefixKey, n_rows: int) -> Any:
+        _, prefix = key
         if not prefix:
             return self._new_cache()
-        layers = self._prefixes.get(prefix)
+        layers = self._prefixes.get(key)
         if layers is None:
             ids = self._torch.tensor([prefix], device=self._model.device)
             mask = self._torch.ones_like(ids)
             out = self._call(ids, mask, self._new_cache(), self._last_only)
             layers = cache_layers(out.past_key_values)
-            self._prefixes.put(prefix, layers)
+            self._prefixes.put(key, layers)
         return self._cache_of(
             [(k.expand(n_rows, -1, -1, -1), v.expand(n_rows, -1, -1, -1)) for k, v in layers]
         )

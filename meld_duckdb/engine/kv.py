@@ -10,6 +10,8 @@ from typing import Any
 from meld_duckdb.tasks.base import Prompt
 
 Tokens = tuple[int, ...]
+PrefixKey = tuple[str, Tokens]
+"""Name of the adapter, empty without one, and the prefix: keys and values depend on both."""
 
 _WORTHWHILE = 16
 """A common beginning of fewer tokens than this is not worth a forward pass of its own."""
@@ -25,6 +27,7 @@ class Job:
         prefix: Tokens it shares with others; may be empty.
         own: The rest, never empty.
         firsts: Per choice the tokens that begin it; empty where these cannot tell choices apart.
+        adapter: Name of the adapter on the model, empty without one.
     """
 
     position: int
@@ -32,6 +35,12 @@ class Job:
     prefix: Tokens
     own: Tokens
     firsts: tuple[frozenset[int], ...] = ()
+    adapter: str = ""
+
+    @property
+    def key(self) -> PrefixKey:
+        """What its prefix is cached under."""
+        return self.adapter, self.prefix
 
     @property
     def n_tokens(self) -> int:
@@ -47,24 +56,24 @@ class PrefixCache:
 
     def __init__(self, capacity_bytes: int) -> None:
         self._capacity_bytes = capacity_bytes
-        self._entries: OrderedDict[Tokens, list[tuple[Any, Any]]] = OrderedDict()
+        self._entries: OrderedDict[PrefixKey, list[tuple[Any, Any]]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def __contains__(self, prefix: Tokens) -> bool:
-        return prefix in self._entries
+    def __contains__(self, key: PrefixKey) -> bool:
+        return key in self._entries
 
-    def get(self, prefix: Tokens) -> list[tuple[Any, Any]] | None:
+    def get(self, key: PrefixKey) -> list[tuple[Any, Any]] | None:
         """Return (keys, values) per layer, [1, heads, tokens, head size] each."""
-        if prefix in self._entries:
-            self._entries.move_to_end(prefix)
-        return self._entries.get(prefix)
+        if key in self._entries:
+            self._entries.move_to_end(key)
+        return self._entries.get(key)
 
-    def put(self, prefix: Tokens, layers: list[tuple[Any, Any]]) -> None:
+    def put(self, key: PrefixKey, layers: list[tuple[Any, Any]]) -> None:
         """Keep a prefix; older ones go until all fit."""
-        self._entries[prefix] = layers
-        self._entries.move_to_end(prefix)
+        self._entries[key] = layers
+        self._entries.move_to_end(key)
         while len(self._entries) > 1 and self.n_bytes > self._capacity_bytes:
             self._entries.popitem(last=False)
 
@@ -80,7 +89,7 @@ class PrefixCache:
 
 
 def group_by_prefix(jobs: Sequence[Job], cached: PrefixCache) -> list[list[Job]]:
-    """Group jobs so that every group has one prefix.
+    """Group jobs of one adapter so that every group has one prefix.
 
     Jobs alone with their prefix would each be a batch of one. They are put together under the
     beginning they have in common, usually the instruction, unless their prefix is cached already.
@@ -88,13 +97,13 @@ def group_by_prefix(jobs: Sequence[Job], cached: PrefixCache) -> list[list[Job]]
     groups: dict[Tokens, list[Job]] = {}
     for job in jobs:
         groups.setdefault(job.prefix, []).append(job)
-    alone = [g[0] for p, g in groups.items() if len(g) == 1 and p not in cached]
+    alone = [g[0] for g in groups.values() if len(g) == 1 and g[0].key not in cached]
     if len(alone) < 2:
         return list(groups.values())
     for job in alone:
         del groups[job.prefix]
     whole = [job.prefix + job.own for job in alone]
-    shared = _common_length(min(whole), max(whole))
+    shared = common_length(min(whole), max(whole))
     shared = min(shared, min(map(len, whole)) - 1)
     if shared < _WORTHWHILE:
         shared = 0
@@ -113,7 +122,7 @@ def cache_layers(cache: Any) -> list[tuple[Any, Any]]:
     return list(zip(cache.key_cache, cache.value_cache, strict=True))
 
 
-def _common_length(first: Tokens, last: Tokens) -> int:
+def common_length(first: Tokens, last: Tokens) -> int:
     """Length of the common beginning; of a set, that of its smallest and largest member."""
     for length, (a, b) in enumerate(zip(first, last, strict=False)):
         if a != b:

@@ -23,8 +23,10 @@ from typing import Any
 import numpy as np
 
 from meld_duckdb.engine.adapters import (
-    CONFIG,
+    LAYER,
+    PREFIX,
     Array,
+    check_kind,
     files_digest,
     lora_config,
     read_card,
@@ -40,22 +42,6 @@ VERSION = 1
 
 Part = tuple[Path, float]
 """An adapter directory and its weight."""
-
-_TENSOR = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.default)?\.weight")
-_EXPECTED: Mapping[str, tuple[Any, ...]] = {
-    "peft_type": ("LORA",),
-    "bias": ("none", None),
-    "use_dora": (False, None),
-    "modules_to_save": (None, []),
-    "lora_bias": (False, None),
-    "fan_in_fan_out": (False, None),
-    "use_qalora": (False, None),
-    "layer_replication": (None,),
-    "target_parameters": (None, []),
-    "trainable_token_indices": (None,),
-    "alora_invocation_tokens": (None,),
-}
-"""What a configuration may say for its delta to be ``scale * B @ A`` on linear layers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +89,8 @@ def merge_adapters(parts: Sequence[Part], out: Path, rank: int | None = None) ->
     tensors: dict[str, Array] = {}
     for name, (a, b) in layers.items():
         missing = total - len(a)
-        tensors[f"base_model.model.{name}.lora_A.weight"] = _narrow(
-            np.pad(a, ((0, missing), (0, 0)))
-        )
-        tensors[f"base_model.model.{name}.lora_B.weight"] = _narrow(
-            np.pad(b, ((0, 0), (0, missing)))
-        )
+        tensors[f"{PREFIX}{name}.lora_A.weight"] = _narrow(np.pad(a, ((0, missing), (0, 0))))
+        tensors[f"{PREFIX}{name}.lora_B.weight"] = _narrow(np.pad(b, ((0, 0), (0, missing))))
     base = next((part.base for part in factors if part.base), None)
     out.mkdir(parents=True, exist_ok=True)
     card = {
@@ -152,10 +134,10 @@ def check_parts(parts: Sequence[Part], rank: int | None) -> None:
 
 def _read(path: Path, weight: float) -> _Factors:
     config, card = read_config(path), read_card(path)
-    _check_kind(path, config)
+    check_kind(path, config)
     halves: dict[str, dict[str, Array]] = {}
     for name, tensor in read_weights(path).items():
-        found = _TENSOR.fullmatch(name)
+        found = LAYER.fullmatch(name)
         if found is None or tensor.ndim != 2:
             raise ArtefactIncompatible(
                 f"{path} holds {name} of shape {list(tensor.shape)}, expected A and B matrices of "
@@ -181,17 +163,6 @@ def _read(path: Path, weight: float) -> _Factors:
         card.get("base"),
         layers,
     )
-
-
-def _check_kind(path: Path, config: Mapping[str, Any]) -> None:
-    for field, accepted in _EXPECTED.items():
-        got = config.get(field, accepted[0])
-        if got not in accepted:
-            raise ArtefactIncompatible(
-                f"{path / CONFIG} has {field} = {got!r}, expected {accepted[0]!r}: its effect is "
-                "not the sum of B A products that can be merged",
-                hint=f"train it with {field} = {accepted[0]!r}, or use it on its own",
-            )
 
 
 def _scale(config: Mapping[str, Any], layer: str, rank: int) -> float:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from meld_duckdb.engine.adapters import CONFIG, WEIGHTS, Adapter, open_adapter
+from meld_duckdb.engine.adapters import CARD, CONFIG, WEIGHTS, Adapter, open_adapter
 from meld_duckdb.engine.merge import Part, merge_adapters, parts_digest
 from meld_duckdb.errors import ArtefactCorrupt, ArtefactError
 from meld_duckdb.locks import FileLock
@@ -88,7 +88,7 @@ class MergeStore:
 
 def _kept(place: Path) -> Adapter | None:
     """A merged adapter that is there and whole."""
-    if not (place / CONFIG).is_file() or not (place / WEIGHTS).is_file():
+    if not all((place / name).is_file() for name in (CONFIG, WEIGHTS, CARD)):
         return None
     try:
         return open_adapter(place)

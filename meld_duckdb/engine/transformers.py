@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from meld_duckdb.engine.adapter_slots import AdapterSlots
+from meld_duckdb.engine.adapters import Adapter
 from meld_duckdb.engine.decoding import Decoder
 from meld_duckdb.engine.kv import Job, PrefixCache, group_by_prefix
 from meld_duckdb.engine.rendering import Renderer
@@ -55,6 +57,7 @@ class TransformersBackend:
         batch_size: Prompts evaluated at once.
         max_prompt_tokens: A longer prompt loses its oldest demonstrations; if it is still longer,
             its completion is an error.
+        most_adapters: Adapters kept in memory; the one used longest ago goes first.
         threads: PyTorch's threads, a setting of the whole process; None leaves it alone.
 
     Raises:
@@ -69,6 +72,7 @@ class TransformersBackend:
         device: str = "auto",
         batch_size: int = 16,
         max_prompt_tokens: int = 1536,
+        most_adapters: int = 8,
         threads: int | None = None,
     ) -> None:
         torch, transformers = _libraries()
@@ -89,6 +93,7 @@ class TransformersBackend:
             stop_ids=self._renderer.stop_ids | _configured_stops(model),
             prefixes=self._prefixes,
         )
+        self._slots = AdapterSlots(model, model_path, most_adapters)
         self._batch_size = batch_size
         self._max_prompt_tokens = max_prompt_tokens
         self._positions: int | None = getattr(model.config, "max_position_embeddings", None)
@@ -100,8 +105,13 @@ class TransformersBackend:
         """Identity of weights, number format, decoding and prompt limit."""
         return self._digest
 
-    def complete(self, prompts: Sequence[Prompt]) -> Iterator[list[tuple[int, Completion]]]:
+    def complete(
+        self, prompts: Sequence[Prompt], adapter: Adapter | None = None
+    ) -> Iterator[list[tuple[int, Completion]]]:
         """Answer all prompts, a list per finished engine batch, shorter prompts first.
+
+        An adapter is put on the model batch by batch, so calls with different adapters may run at
+        once; putting on one that is in memory takes a few milliseconds.
 
         Choices are scored by the next-token distribution: the probabilities of all tokens that
         begin a choice (with or without a leading space, capitalised or in lower case) are summed
@@ -111,20 +121,31 @@ class TransformersBackend:
 
         Without choices the answer is generated greedily, up to ``max_tokens`` or the end of the
         turn; the probability of that end counts in the geometric mean.
+
+        Raises:
+            ArtefactMissing: A file of the adapter is not there.
+            ArtefactCorrupt: The adapter is damaged, or was trained on another model.
+            ArtefactIncompatible: The adapter is more than a LoRA on linear layers.
+            EngineUnavailable: PEFT, which an adapter needs, is not installed.
         """
         with self._lock:
-            jobs, refused = self._prepare(prompts)
+            jobs, refused = self._prepare(prompts, adapter)
             groups = group_by_prefix(jobs, self._prefixes)
         if refused:
             yield refused
         for group in groups:
             for run, batch in self._batches(group):
-                with self._lock, self._torch.inference_mode():
-                    completions = self._halving(run, batch)
+                with self._lock:
+                    self._slots.use(adapter)
+                    with self._torch.inference_mode():
+                        completions = self._halving(run, batch)
                 yield [(job.position, c) for job, c in zip(batch, completions, strict=True)]
 
-    def _prepare(self, prompts: Sequence[Prompt]) -> tuple[list[Job], list[tuple[int, Completion]]]:
+    def _prepare(
+        self, prompts: Sequence[Prompt], adapter: Adapter | None
+    ) -> tuple[list[Job], list[tuple[int, Completion]]]:
         """Render all prompts; those that are too long are answered at once."""
+        name = "" if adapter is None else adapter.name
         firsts: dict[tuple[str, ...], tuple[frozenset[int], ...]] = {}
         jobs: list[Job] = []
         refused: list[tuple[int, Completion]] = []
@@ -137,7 +158,7 @@ class TransformersBackend:
             rendered = self._renderer.render(prompt, limit)
             if len(rendered) <= limit:
                 tokens = firsts[prompt.choices]
-                jobs.append(Job(position, prompt, rendered.prefix, rendered.own, tokens))
+                jobs.append(Job(position, prompt, rendered.prefix, rendered.own, tokens, name))
                 continue
             error = f"prompt_too_long: {len(rendered)} tokens, at most {limit}"
             refused.append((position, Completion(None, prompt_tokens=len(rendered), error=error)))

@@ -24,12 +24,12 @@ from typing import Any
 import numpy as np
 
 from meld_duckdb import interrupt
+from meld_duckdb.engine.adapters import quiet_peft
 from meld_duckdb.engine.cross_encoder import (
     adapted,
     load_encoder,
     load_head,
     pooled_odds,
-    quiet_peft,
     save_weights,
     tokenise,
     weights_digest,

@@ -18,69 +18,19 @@ from meld_duckdb.engine.rendering import Renderer
 from meld_duckdb.engine.transformers import TransformersBackend
 from meld_duckdb.errors import ArtefactCorrupt, EngineUnavailable
 from meld_duckdb.tasks.base import Completion, Prompt
+from tests.unit.tiny_llama import CHATML, make_tokenizer, save_tiny_llama
 
-CHATML = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
 REFUSES_SYSTEM = (
     "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system') }}"
     "{% endif %}{{ '<|im_start|>' + m['content'] + '<|im_end|>' }}{% endfor %}"
 )
-CORPUS = [
-    "Do both records describe the same product? yes no match mismatch",
-    "title: sony camera 10 price: 12.50 brand: canon",
-    "<|im_end|> system user assistant Answer:",
-] * 3
 TURNS = (("title: sony | title: sony", "yes"), ("title: sony | title: canon", "no"))
 SYSTEM = "Do both records describe the same product?"
 
 
-def make_tokenizer(template: str | None = CHATML) -> Any:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=330,
-        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    core.train_from_iterator(CORPUS, trainer)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, eos_token="<|endoftext|>", pad_token="<|endoftext|>"
-    )
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
-    tokenizer.chat_template = template
-    return tokenizer
-
-
 @pytest.fixture(scope="module")
 def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    path = tmp_path_factory.mktemp("tiny-llama")
-    tokenizer = make_tokenizer()
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=640,
-        initializer_range=0.4,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(7)
-        model = LlamaForCausalLM(config)
-    model.save_pretrained(path)
-    tokenizer.save_pretrained(path)
-    return path
+    return save_tiny_llama(tmp_path_factory.mktemp("tiny-llama"))
 
 
 @pytest.fixture(scope="module")
@@ -398,14 +348,16 @@ def test_one_prompt_within_another_keeps_a_token_of_its_own() -> None:
 def test_prefix_cache_forgets_the_least_recently_used() -> None:
     cache = PrefixCache(capacity_bytes=80)
     layers = [(torch.zeros(1, 1, 5, 1), torch.zeros(1, 1, 5, 1))]  # 40 bytes
-    cache.put((1,), layers)
-    cache.put((2,), layers)
-    assert cache.get((1,)) is layers
-    cache.put((3,), layers)
-    assert [prefix in cache for prefix in ((1,), (2,), (3,))] == [True, False, True]
-    cache.put((4,), [(torch.zeros(100), torch.zeros(100))])
+    one, other, two, three = ("", (1,)), ("adapter", (1,)), ("", (2,)), ("", (3,))
+    cache.put(one, layers)
+    assert cache.get(other) is None
+    cache.put(other, layers)
+    assert cache.get(one) is layers
+    cache.put(two, layers)
+    assert [key in cache for key in (one, other, two)] == [True, False, True]
+    cache.put(three, [(torch.zeros(100), torch.zeros(100))])
     assert len(cache) == 1
-    assert (4,) in cache
+    assert three in cache
 
 
 def test_digest_depends_on_weights_and_limit(model_path: Path, engine: TransformersBackend) -> None:

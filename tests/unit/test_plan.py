@@ -11,6 +11,8 @@ from meld_duckdb.planner import cascade
 from meld_duckdb.planner.cache import AnswerCache
 from meld_duckdb.planner.cascade import choose_policy
 from meld_duckdb.planner.demonstrations import Demonstrator
+from meld_duckdb.planner.gate import Gates
+from meld_duckdb.planner.mixture import Mixture, MixtureSettings
 from meld_duckdb.planner.options import Options
 from meld_duckdb.planner.plan import PART, Planner, Resources
 from meld_duckdb.planner.tables import Context, Tables
@@ -67,6 +69,16 @@ class World:
             backend=lambda: self.backend,
             backend_digest=lambda: "scripted",
             encoder_digest=lambda: "hashing",
+            mixture=Mixture(
+                folder / "adapters",
+                folder / "router",
+                MixtureSettings(),
+                model_digest=lambda: "scripted",
+                encoder_digest=lambda: "hashing",
+                encode=HashingEncoder().encode,
+                notice=print,
+            ),
+            gates=Gates(folder / "calibration", lambda: "scripted", print),
         )
         self.planner = Planner(self.resources)
 
