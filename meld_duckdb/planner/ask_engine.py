@@ -87,20 +87,21 @@ def _ask_round(
     task = batch.task
     too_long: list[int] = []
     n_prompts = n_tokens = 0
-    for choice, group in _by_experts(batch, resources, positions):
-        queries = [_shortlist(batch, i) for i in group]
+    for group in _by_experts(batch, resources, positions):
+        queries = [_shortlist(batch, i) for i, _ in group]
+        choice = group[0][1]
         prompts = _prompts(task, queries, resources, choice, max_chars)
         adapter = None if choice is None else resources.mixture.adapter(choice)
         for finished in resources.backend().complete(prompts, adapter):
             found: dict[int, Answer] = {}
             for number, completion in finished:
-                i = group[number]
+                i, own = group[number]
                 if not last and (completion.error or "").startswith("prompt_too_long"):
                     too_long.append(i)
                     continue
                 n_prompts += 1
                 n_tokens += completion.prompt_tokens
-                answer = _signed(task.parse(queries[number], completion), choice)
+                answer = _signed(task.parse(queries[number], completion), own)
                 found[i] = _with_earlier(batch, i, answer)
             batch = keep(batch, resources, found)
             interrupt.check()
@@ -112,16 +113,21 @@ def _ask_round(
     return batch, sorted(too_long)
 
 
-def _by_experts(
-    batch: Batch, resources: Resources, positions: Sequence[int]
-) -> list[tuple[Choice | None, list[int]]]:
+_Routed = list[tuple[int, Choice | None]]
+"""Positions and where each goes."""
+
+
+def _by_experts(batch: Batch, resources: Resources, positions: Sequence[int]) -> list[_Routed]:
     """Group positions by the experts they go to, so that an engine changes adapters seldom."""
-    queries = [batch.queries[i] for i in positions]
-    groups: dict[object, tuple[Choice | None, list[int]]] = {}
-    choices = resources.mixture.route(batch.task.name, queries)
+    mixture, task = resources.mixture, batch.task.name
+    groups: dict[object, _Routed] = {}
+    choices = mixture.route(task, [batch.queries[i] for i in positions])
     for i, choice in zip(positions, choices, strict=True):
-        key = None if choice is None else (choice.experts, choice.weights)
-        groups.setdefault(key, (choice, []))[1].append(i)
+        key: object = None
+        if choice is not None:
+            parts = frozenset(zip(choice.experts, choice.weights, strict=True))
+            key = (parts, mixture.path(task, choice), mixture.demonstrations(choice))
+        groups.setdefault(key, []).append((i, choice))
     return list(groups.values())
 
 
