@@ -24,7 +24,6 @@ from meld_duckdb.planner.router import (
     Choice,
     Router,
     Vectors,
-    Weighting,
     choose,
     read_router,
     unit,
@@ -53,7 +52,7 @@ class MixtureSettings:
     """
 
     k: int = 3
-    weighting: Weighting = "equal"
+    weighting: str = "equal"
     diversity: float = 0.0
     rank: int | None = None
 

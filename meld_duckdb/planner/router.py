@@ -19,7 +19,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,8 +37,6 @@ DECIMALS = 4
 
 TEMPERATURE = 0.05
 """Of the softmax that turns relevance into weights."""
-
-Weighting = Literal["equal", "router"]
 
 _HINT = "train it again with meld train --stages experts, or remove the directory router"
 
@@ -101,7 +98,7 @@ class Router:
         there = np.stack(
             [experts[i] + self.shifts.get(name, np.float32(0)) for i, name in enumerate(names)]
         )
-        found: Vectors = (unit(asked) @ unit(there).T).round(DECIMALS)
+        found: Vectors = (unit(asked) @ unit(there).T).round(DECIMALS).astype(np.float32)
         return found
 
 
@@ -109,9 +106,9 @@ def choose(
     relevance: Vectors,
     names: Sequence[str],
     k: int,
-    weighting: Weighting,
+    weighting: str,
     *,
-    likeness: Vectors | None = None,
+    likeness: NDArray[np.floating] | None = None,
     diversity: float = 0.0,
 ) -> list[Choice]:
     """Choose the ``k`` experts of each question.

@@ -169,7 +169,7 @@ def _fit(
             p = logs.exp()
             loss = loss + settings.diversity * ((p @ likeness) * p).sum(dim=1).mean()
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimiser.step()
     arrays = [w.detach().numpy().astype(np.float32) for w in weights]
     own = {name: arrays[2][i] for i, name in enumerate(names)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -72,8 +73,10 @@ def add_gate(workspace: Path, *, use: bool, stack: Stack | None) -> None:
     (folder / gate_name("match", KEY)).write_text(gate_json(gate))
 
 
-def ask(con: duckdb.DuckDBPyConnection, pair: str = PAIR, options: str = "{'tier': 't2'}") -> dict:
-    found: dict = one(con, f"SELECT meld_match_detail({pair}, {options})")
+def ask(
+    con: duckdb.DuckDBPyConnection, pair: str = PAIR, options: str = "{'tier': 't2'}"
+) -> dict[str, Any]:
+    found: dict[str, Any] = one(con, f"SELECT meld_match_detail({pair}, {options})")
     return found
 
 
