@@ -95,11 +95,12 @@ class Router:
         asked = questions
         if self.down is not None and self.up is not None:
             asked = questions + questions @ self.down @ self.up
-        there = np.stack(
-            [experts[i] + self.shifts.get(name, np.float32(0)) for i, name in enumerate(names)]
-        )
-        found: Vectors = (unit(asked) @ unit(there).T).round(DECIMALS).astype(np.float32)
-        return found
+        there = experts.copy()
+        for i, name in enumerate(names):
+            if name in self.shifts:
+                there[i] += self.shifts[name]
+        cosines = np.asarray(unit(asked) @ unit(there).T, dtype=np.float32)
+        return cosines.round(DECIMALS)
 
 
 def choose(
