@@ -94,7 +94,8 @@ class Router:
         """
         asked = questions
         if self.down is not None and self.up is not None:
-            asked = questions + questions @ self.down @ self.up
+            moved = questions @ self.down @ self.up
+            asked = np.asarray(questions + moved, dtype=np.float32)
         there = experts.copy()
         for i, name in enumerate(names):
             if name in self.shifts:
