@@ -2,7 +2,9 @@
 
 PEFT replaces the linear layers of the model when the first adapter is loaded. With all adapters
 off these layers do nothing but call the layer they replaced, so answers without an adapter are the
-same bits before and after. PEFT is imported by the first adapter, not earlier.
+same bits before and after. (PEFT also freezes the weights; that is undone, because PyTorch picks
+another, differently rounding way to multiply by a frozen matrix.) PEFT is imported by the first
+adapter, not earlier.
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ class AdapterSlots:
             for name, module in model.named_modules()
             if hasattr(module, "in_features")
         }
+        self._trainable = [p for p in model.parameters() if p.requires_grad]
         self._peft: Any = None
         self._loaded: OrderedDict[str, str] = OrderedDict()  # name -> what PEFT calls it
         self._active: str | None = None
@@ -96,6 +99,9 @@ class AdapterSlots:
         except BaseException:
             self._forget(slot)
             raise
+        finally:
+            for parameter in self._trainable:
+                parameter.requires_grad_(True)
         self._loaded[adapter.name] = slot
         while len(self._loaded) > self._most:
             _, oldest = self._loaded.popitem(last=False)

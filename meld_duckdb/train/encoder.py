@@ -18,7 +18,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -120,23 +120,27 @@ def tune_encoder(
         before = _rounded(evaluator(model))
         trainer = _trainer(model, aligned, settings, evaluator, Path(folder), progress)
         trainer.train()
-        after = _rounded(evaluator(model))
+        after = _best(trainer.state.log_history)
         gain = after["mrr"] - before["mrr"]
         used = gain >= settings.least_gain
         reason = (
             f"mean reciprocal rank on {len(dev)} held-out alignments "
             f"{before['mrr']:.3f} untuned, {after['mrr']:.3f} tuned"
         )
-        tuned = Tuned(
-            used,
-            reason if used else f"{reason}: the untuned encoder stays",
-            {f"before_{k}": v for k, v in before.items()}
-            | {f"after_{k}": v for k, v in after.items()},
-            round(time.perf_counter() - started, 1),
-        )
+        reason += "" if used else ": the untuned encoder stays"
+        figures = {f"before_{k}": v for k, v in before.items()}
+        figures |= {f"after_{k}": v for k, v in after.items()}
+        tuned = Tuned(used, reason, figures, round(time.perf_counter() - started, 1))
         if used:
             _write(model, out, settings, tuned)
     return tuned
+
+
+def _best(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Figures of the epoch whose weights were taken: the first one with the best metric."""
+    key = f"eval_{_METRIC}"
+    best = max((line for line in history if key in line), key=lambda line: float(line[key]))
+    return _rounded({name: float(best[f"eval_{name}"]) for name in _FIGURES})
 
 
 def _adapted(model_path: Path, settings: EncoderSettings) -> Any:
@@ -286,6 +290,7 @@ def masked_loss(model: Any, settings: EncoderSettings) -> Any:
 
 
 _METRIC = "mrr"
+_FIGURES = (_METRIC, "recall@1", "recall@10")
 
 
 def _evaluator(dev: Sequence[Aligned], distractors: Sequence[str]) -> Any:
