@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-_STAGES = ("retrieval",)
+_STAGES = ("retrieval", "experts", "all")
 
 
 @click.command()
@@ -18,7 +18,8 @@ _STAGES = ("retrieval",)
     type=click.Choice(_STAGES),
     default="retrieval",
     show_default=True,
-    help="Which part of the training: retrieval makes pseudo-labels, encoder and tier 1.",
+    help="Which part of the training: retrieval makes pseudo-labels, encoder and tier 1; experts "
+    "trains adapters of the language model and their router.",
 )
 @click.option(
     "--task",
@@ -40,7 +41,8 @@ def train(stages: str, tasks: tuple[str, ...], workspace: Path | None, as_json: 
     """
     from meld_duckdb.service import LocalService
     from meld_duckdb.settings import resolve
-    from meld_duckdb.train.pipeline import Pipeline, TrainSettings
+    from meld_duckdb.train.mixture import EXPERTS
+    from meld_duckdb.train.pipeline import RETRIEVAL, Pipeline, TrainSettings
     from meld_duckdb.train.pseudo_labels import held_out_of
 
     settings, _ = resolve({"workspace": workspace})
@@ -53,7 +55,8 @@ def train(stages: str, tasks: tuple[str, ...], workspace: Path | None, as_json: 
         notice=shown.line,
         progress=shown.step,
     )
-    finished = pipeline.run(tasks)
+    parts = {"retrieval": RETRIEVAL, "experts": EXPERTS, "all": (*RETRIEVAL, *EXPERTS)}
+    finished = pipeline.run(tasks, parts[stages])
     if as_json:
         rows = [
             {"stage": f.name, "seconds": f.seconds, "skipped": f.skipped, **dict(f.metrics)}

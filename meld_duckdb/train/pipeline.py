@@ -30,6 +30,7 @@ from meld_duckdb.train.encoder import VERSION as ENCODER_VERSION
 from meld_duckdb.train.encoder import EncoderSettings, Progress, tune_encoder
 from meld_duckdb.train.expert import LEAST_LABELS, train_expert
 from meld_duckdb.train.held_out import NOTHING, HeldOut, question_key
+from meld_duckdb.train.mixture import EXPERTS, MixtureTraining, MoeSettings
 from meld_duckdb.train.pseudo_labels import AnnotateSettings, annotate_matches, contexts_of
 from meld_duckdb.train.rows import TrainingRow, read_rows, write_rows
 from meld_duckdb.train.self_annotate import NoiseEstimate, estimate_noise
@@ -52,6 +53,7 @@ class TrainSettings:
         align: Of the aligned entries.
         encoder: Of the encoder.
         expert: Of tier 1.
+        mixture: Of tier 2.
         held_out: Test questions and records, which no stage may touch.
         transformed: Rows made from rows of other tasks, of each task at most.
         seed: Of what is drawn.
@@ -61,6 +63,7 @@ class TrainSettings:
     align: AlignSettings = field(default_factory=AlignSettings)
     encoder: EncoderSettings = field(default_factory=EncoderSettings)
     expert: T1Settings = field(default_factory=T1Settings)
+    mixture: MoeSettings = field(default_factory=MoeSettings)
     held_out: HeldOut = NOTHING
     transformed: int = 1_000
     seed: int = 42
@@ -95,7 +98,7 @@ class Pipeline:
 
         Args:
             tasks: Tasks whose labels are used; all that have labels if empty.
-            stages: Some of `RETRIEVAL`.
+            stages: Some of `RETRIEVAL` and `mixture.EXPERTS`.
 
         Raises:
             TrainingError: There is no label, or a name is unknown.
@@ -106,7 +109,19 @@ class Pipeline:
             if stage in stages:
                 for one in _STAGES[stage](self, labels):
                     done.append(run_stage(self._session.workspace, one, self._notice))
+        wanted = [stage for stage in EXPERTS if stage in stages]
+        if wanted:
+            training = MixtureTraining(
+                self._session, labels, self._extra(labels), self._settings.mixture, self._notice
+            )
+            for one in training.stages(wanted):
+                done.append(run_stage(self._session.workspace, one, self._notice))
         return done
+
+    def _extra(self, labels: Mapping[str, object]) -> list[TrainingRow]:
+        """Rows that are no labels, of the tasks that have labels."""
+        files = [self._folder / f"rows-{name}.jsonl" for name in ("match", "transformed")]
+        return [row for file in files for row in read_rows(file) if row.task in labels]
 
     def _labels(self, tasks: Sequence[str]) -> dict[str, list[TrainingRow]]:
         for task in tasks:
