@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,13 +53,21 @@ class Asker:
         queries = augment([row.query for row in rows], path, self._session.feature_answers)
         return [replace(row, query=query) for row, query in zip(rows, queries, strict=True)]
 
-    def prompts(self, rows: Sequence[TrainingRow], path: MetaPath = ()) -> list[Prompt]:
-        """The prompts of rows, completed along a path."""
+    def prompting(
+        self, rows: Sequence[TrainingRow], path: MetaPath = ()
+    ) -> Callable[[TrainingRow, int], Prompt]:
+        """What makes the prompts of rows, completed along a path; see `train.lora_rows`."""
         shown = self._demonstrations(rows, path)
-        return [
-            self._task.prompt(row.query, those, self._limit)
-            for row, those in zip(self.completed(rows, path), shown, strict=True)
-        ]
+        parts = {
+            row.query.digest: (completed.query, those)
+            for row, completed, those in zip(rows, self.completed(rows, path), shown, strict=True)
+        }
+
+        def prompt(row: TrainingRow, max_chars: int) -> Prompt:
+            query, those = parts[row.query.digest]
+            return self._task.prompt(query, those, max_chars)
+
+        return prompt
 
     def answers(
         self, rows: Sequence[TrainingRow], adapter: Path | None, path: MetaPath = ()
@@ -68,7 +76,9 @@ class Asker:
         found: list[Answer] = [Answer()] * len(rows)
         queries: list[Query] = [row.query for row in rows]
         loaded = None if adapter is None else open_adapter(adapter)
-        for finished in self._session.backend.complete(self.prompts(rows, path), loaded):
+        prompt = self.prompting(rows, path)
+        prompts = [prompt(row, self._limit) for row in rows]
+        for finished in self._session.backend.complete(prompts, loaded):
             interrupt.check()
             for i, completion in finished:
                 found[i] = self._task.parse(queries[i], completion)

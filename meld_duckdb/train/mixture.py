@@ -148,13 +148,6 @@ class MixtureTraining:
         path: MetaPath,
     ) -> Path:
         asker = self._asker(group)
-        prompts = dict(
-            zip(
-                (row.digest for row in (*rows, *group.dev)),
-                asker.prompts([*rows, *group.dev], path),
-                strict=True,
-            )
-        )
         train_adapter(
             rows,
             self._base,
@@ -162,7 +155,7 @@ class MixtureTraining:
             settings,
             dev=group.dev,
             progress=self._notice,
-            prompt=lambda row: prompts[row.digest],
+            prompt=asker.prompting([*rows, *group.dev], path),
         )
         return out
 

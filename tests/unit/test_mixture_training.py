@@ -1,0 +1,145 @@
+"""Training of a mixture from labels to gates, on a tiny language model with random weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import duckdb
+import pytest
+from meld_duckdb.train.lora import LoraSettings
+
+import meld_duckdb
+from meld_duckdb.planner import loaded
+from meld_duckdb.planner.session import Session
+from meld_duckdb.service import LocalService
+from meld_duckdb.settings import resolve
+from meld_duckdb.train.mixture import EXPERTS, MoeSettings
+from meld_duckdb.train.pipeline import Pipeline, TrainSettings
+from meld_duckdb.train.refine import RefineSettings
+from meld_duckdb.train.stages import Finished
+from tests.scripted import HashingEncoder
+from tests.unit.tiny_llama import save_tiny_llama
+
+SETTINGS = MoeSettings(
+    lora=LoraSettings(epochs=1, layers=1.0, rank=2, max_tokens=400, device="cpu"),
+    refine=RefineSettings(rounds=1, quota=8),
+)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_llama(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture
+def labelled(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> duckdb.DuckDBPyConnection:
+    """Two kinds of things with 24 labels each, a tiny model, a hashing encoder."""
+    monkeypatch.setenv("MELD_MODEL", str(model))
+    monkeypatch.setenv("MELD_ENCODER", str(tmp_path))
+    monkeypatch.setattr(loaded, "Encoder", lambda *given, **options: HashingEncoder())
+    monkeypatch.setattr(loaded, "encoder_digest", lambda *given: "hashing")
+    con = meld_duckdb.connect()
+    for kind, column in (("camera", "title"), ("wine", "label")):
+        con.execute(
+            f"""SELECT meld_learn('match',
+                {{'a': {{'{column}': '{kind} ' || i}},
+                  'b': {{'{column}': '{kind} ' || (i + (i % 3)::INT) || ' x'}}}}, i % 3 = 0)
+            FROM range(24) r(i)"""
+        ).fetchall()
+    return con
+
+
+def open_session() -> Session:
+    settings, _ = resolve({"progress": False})
+    return LocalService(settings).session
+
+
+def train(session: Session, lines: list[str] | None = None) -> list[Finished]:
+    said = [] if lines is None else lines
+    pipeline = Pipeline(session, TrainSettings(mixture=SETTINGS), said.append)
+    return pipeline.run(stages=EXPERTS)
+
+
+def test_labels_become_experts_router_and_gates(labelled: duckdb.DuckDBPyConnection) -> None:
+    session = open_session()
+    done = {f.name: f for f in train(session)}
+    kinds = [name.partition(" ")[0] for name in done]
+    assert kinds == ["adapter", "path", "refine"] * 2 + ["router", "gate", "gate"]
+    workspace = session.workspace
+    cards = session.mixture.cards
+    assert len(cards) == 2
+    for card in cards.values():
+        assert card.task == "match"
+        assert sum(card.rows.values()) + 8 == 24  # a third is set aside
+        size = (workspace.adapters_path / card.id / "adapter_model.safetensors").stat().st_size
+        assert size < 2_000_000
+    assert (workspace.router_path / "router.json").is_file()
+    assert len(list(workspace.calibration_path.glob("match-*.json"))) == 2
+    detail = labelled.execute(
+        "SELECT meld_match_detail({'title': 'camera 99'}, {'title': 'camera 98'}, {'tier': 't2'})"
+    ).fetchall()[0][0]
+    assert sorted(detail["experts"]) == sorted(cards)
+    listed = labelled.sql("SELECT expert, tier, used FROM meld.experts()").fetchall()
+    assert {row[0] for row in listed} == set(cards)
+
+
+def test_a_second_run_does_nothing(labelled: duckdb.DuckDBPyConnection) -> None:
+    session = open_session()
+    first = train(session)
+    again = train(session)
+    assert [f.name for f in first] == [f.name for f in again]
+    assert all(f.skipped for f in again)
+
+
+def test_a_new_label_trains_its_expert_anew(labelled: duckdb.DuckDBPyConnection) -> None:
+    session = open_session()
+    train(session)
+    before = set(session.mixture.cards)
+    labelled.execute(
+        "SELECT meld_learn('match', {'a': {'label': 'wine 77'}, 'b': {'label': 'wine 77 x'}}, true)"
+    ).fetchall()
+    again = train(session)
+    ran = {f.name.partition(" ")[0] for f in again if not f.skipped}
+    assert "adapter" in ran
+    after = set(session.mixture.cards)
+    assert len(after) == 2
+    assert len(before & after) <= 1
+
+
+def test_nothing_set_aside_enters_an_expert(
+    labelled: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from meld_duckdb.train import mixture
+
+    session = open_session()
+    seen: list[tuple[set[str], set[str]]] = []
+    real = mixture.train_adapter
+
+    def watched(rows, *given, dev=(), **options):  # type: ignore[no-untyped-def]
+        records = [{r.digest for row in part for r in row.query.records} for part in (rows, dev)]
+        seen.append((records[0], records[1]))
+        return real(rows, *given, dev=dev, **options)
+
+    monkeypatch.setattr(mixture, "train_adapter", watched)
+    train(session)
+    assert seen
+    for learned, aside in seen:
+        assert aside and not learned & aside
+
+
+def test_the_path_and_its_log_are_kept(labelled: duckdb.DuckDBPyConnection) -> None:
+    session = open_session()
+    train(session)
+    files = list((session.workspace.path / "train" / "experts").glob("*/path.json"))
+    assert len(files) == 2
+    found = json.loads(files[0].read_text())
+    assert found["path"] == []  # no field is missing, none is on one side only
+    assert found["tried"][0] == {
+        "round": 0,
+        "path": [],
+        "score": pytest.approx(found["tried"][0]["score"]),
+        "taken": True,
+    }
