@@ -14,20 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from meld_duckdb.engine.adapters import (
+    AGAIN,
     LAYER,
     Adapter,
     Array,
+    check_base,
     check_kind,
     files_digest,
     quiet_peft,
-    read_card,
     read_config,
     read_weights,
 )
 from meld_duckdb.errors import ArtefactCorrupt, EngineUnavailable
-from meld_duckdb.models import model_digest
-
-_AGAIN = "train or merge it again on this model, or remove its directory"
 
 
 class AdapterSlots:
@@ -114,17 +112,10 @@ class AdapterSlots:
             raise ArtefactCorrupt(
                 f"the adapter {adapter.path} has changed: its files have digest {found}, expected "
                 f"{adapter.digest}",
-                hint=_AGAIN,
+                hint=AGAIN,
             )
         check_kind(adapter.path, read_config(adapter.path))
-        base = read_card(adapter.path).get("base")
-        own = model_digest(self._model_path) if base else base
-        if base != own:
-            raise ArtefactCorrupt(
-                f"the adapter {adapter.path} was trained on the model with digest {base}, not on "
-                f"{self._model_path} with digest {own}",
-                hint=_AGAIN,
-            )
+        check_base(adapter.path, self._model_path)
         tensors = read_weights(adapter.path)
         for name, tensor in tensors.items():
             layer = LAYER.fullmatch(name)
@@ -135,7 +126,7 @@ class AdapterSlots:
                 raise ArtefactCorrupt(
                     f"the adapter {adapter.path} does not go with {self._model_path}: {name} has "
                     f"shape {list(tensor.shape)}, the model has {shown}",
-                    hint=_AGAIN,
+                    hint=AGAIN,
                 )
         return tensors
 
@@ -162,14 +153,14 @@ class AdapterSlots:
                 result = peft.set_peft_model_state_dict(self._peft, given, slot)
             except (ValueError, KeyError, TypeError, RuntimeError) as error:
                 raise ArtefactCorrupt(
-                    f"{path} cannot be loaded as an adapter: {error}", hint=_AGAIN
+                    f"{path} cannot be loaded as an adapter: {error}", hint=AGAIN
                 ) from error
         absent = [name for name in result.missing_keys if f".{slot}." in name]
         if absent or result.unexpected_keys:
             raise ArtefactCorrupt(
                 f"configuration and weights of the adapter {path} do not go together: weights "
                 f"missing for {absent[:2]}, unexpected {list(result.unexpected_keys)[:2]}",
-                hint=_AGAIN,
+                hint=AGAIN,
             )
         self._peft.eval()
 

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from meld_duckdb.errors import ArtefactCorrupt, ArtefactIncompatible, ArtefactMissing
-from meld_duckdb.models import sha256
+from meld_duckdb.models import model_digest, sha256
 from meld_duckdb.records import digest
 
 CONFIG = "adapter_config.json"
@@ -52,7 +52,8 @@ _EXPECTED: Mapping[str, tuple[Any, ...]] = {
 
 Array = npt.NDArray[Any]
 
-_AGAIN = "train or merge it again, or remove its directory"
+AGAIN = "train or merge it again on this model, or remove its directory"
+"""The hint for an adapter that cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ def open_adapter(path: Path, label: str | None = None) -> Adapter:
     if expected != found:
         raise ArtefactCorrupt(
             f"the adapter {path} is damaged: its files have digest {found}, expected {expected}",
-            hint=_AGAIN,
+            hint=AGAIN,
         )
     return Adapter(f"{label or path.name}@{found}", path)
 
@@ -109,7 +110,7 @@ def files_digest(path: Path) -> str:
             parts.append(_file_digest(path.absolute() / name, stamp))
         except OSError as error:
             raise ArtefactMissing(
-                f"{path / name} cannot be read: {error.strerror or error}", hint=_AGAIN
+                f"{path / name} cannot be read: {error.strerror or error}", hint=AGAIN
             ) from error
     return digest("adapter/1", *parts)
 
@@ -159,13 +160,28 @@ def _read_object(file: Path) -> dict[str, Any]:
         found = json.loads(file.read_bytes())
     except OSError as error:
         raise ArtefactMissing(
-            f"{file} cannot be read: {error.strerror or error}", hint=_AGAIN
+            f"{file} cannot be read: {error.strerror or error}", hint=AGAIN
         ) from error
     except ValueError as error:
-        raise ArtefactCorrupt(f"{file} is damaged: {error}", hint=_AGAIN) from error
+        raise ArtefactCorrupt(f"{file} is damaged: {error}", hint=AGAIN) from error
     if not isinstance(found, dict):
-        raise ArtefactCorrupt(f"{file} is damaged: no JSON object", hint=_AGAIN)
+        raise ArtefactCorrupt(f"{file} is damaged: no JSON object", hint=AGAIN)
     return found
+
+
+def check_base(path: Path, model_path: Path) -> None:
+    """Refuse an adapter whose card names another base model; a card that names none may pass.
+
+    Raises:
+        ArtefactCorrupt: It names another.
+    """
+    base = read_card(path).get("base")
+    if base and base != (own := model_digest(model_path)):
+        raise ArtefactCorrupt(
+            f"the adapter {path} was trained on the model with digest {base}, not on {model_path} "
+            f"with digest {own}",
+            hint=AGAIN,
+        )
 
 
 def read_weights(path: Path) -> dict[str, Array]:
@@ -183,10 +199,10 @@ def read_weights(path: Path) -> dict[str, Array]:
         return {name: _array(tensor) for name, tensor in tensors}
     except OSError as error:
         raise ArtefactMissing(
-            f"{file} cannot be read: {error.strerror or error}", hint=_AGAIN
+            f"{file} cannot be read: {error.strerror or error}", hint=AGAIN
         ) from error
     except (SafetensorError, KeyError, ValueError) as error:
-        raise ArtefactCorrupt(f"{file} is damaged: {error}", hint=_AGAIN) from error
+        raise ArtefactCorrupt(f"{file} is damaged: {error}", hint=AGAIN) from error
 
 
 _FORMATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}

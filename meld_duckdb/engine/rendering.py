@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,6 +102,12 @@ class Renderer:
             if ids and str(self._tokenizer.decode([ids[0]])).strip():
                 firsts.add(ids[0])
         return frozenset(firsts)
+
+    def choice_tokens(self, choices: Sequence[str]) -> tuple[frozenset[int], ...]:
+        """Return the `first_tokens` of each choice; nothing if they cannot tell choices apart."""
+        firsts = tuple(self.first_tokens(choice) for choice in choices)
+        distinct = len(frozenset().union(*firsts)) == sum(map(len, firsts))
+        return firsts if distinct and all(firsts) else ()
 
     def _assemble(self, prompt: Prompt, dropped: int, question: tuple[int, ...]) -> Rendered:
         turns = prompt.turns[dropped:]

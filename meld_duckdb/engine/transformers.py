@@ -75,12 +75,12 @@ class TransformersBackend:
         most_adapters: int = 8,
         threads: int | None = None,
     ) -> None:
-        torch, transformers = _libraries()
+        torch, transformers = libraries()
         if threads is not None:
             torch.set_num_threads(threads)
-        device = _pick_device(torch, device)
+        device = pick_device(torch, device)
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
-        model, tokenizer = _load(transformers, model_path, device, dtype)
+        model, tokenizer = load_model(transformers, model_path, device, dtype)
         self._torch = torch
         self._renderer = Renderer(tokenizer)
         self._prefixes = PrefixCache(_PREFIX_BYTES)
@@ -89,7 +89,7 @@ class TransformersBackend:
             self._renderer,
             torch=torch,
             new_cache=transformers.DynamicCache,
-            last_only=_last_position_only(model),
+            last_only=last_position_only(model),
             stop_ids=self._renderer.stop_ids | _configured_stops(model),
             prefixes=self._prefixes,
         )
@@ -151,7 +151,7 @@ class TransformersBackend:
         refused: list[tuple[int, Completion]] = []
         for position, prompt in enumerate(prompts):
             if prompt.choices not in firsts:
-                firsts[prompt.choices] = self._first_tokens(prompt.choices)
+                firsts[prompt.choices] = self._renderer.choice_tokens(prompt.choices)
             limit = self._max_prompt_tokens
             if self._positions is not None:
                 limit = min(limit, self._positions - prompt.max_tokens)
@@ -163,12 +163,6 @@ class TransformersBackend:
             error = f"prompt_too_long: {len(rendered)} tokens, at most {limit}"
             refused.append((position, Completion(None, prompt_tokens=len(rendered), error=error)))
         return jobs, refused
-
-    def _first_tokens(self, choices: tuple[str, ...]) -> tuple[frozenset[int], ...]:
-        """Tokens that begin each choice; nothing if they cannot tell the choices apart."""
-        firsts = tuple(self._renderer.first_tokens(choice) for choice in choices)
-        distinct = len(frozenset().union(*firsts)) == sum(map(len, firsts))
-        return firsts if distinct and all(firsts) else ()
 
     def _batches(self, group: Sequence[Job]) -> Iterator[tuple[_Run, list[Job]]]:
         """Split jobs of one prefix by what is to be done, then by length."""
@@ -197,7 +191,12 @@ class TransformersBackend:
         return self._halving(run, batch[:middle]) + self._halving(run, batch[middle:])
 
 
-def _libraries() -> tuple[Any, Any]:
+def libraries() -> tuple[Any, Any]:
+    """Import (torch, transformers).
+
+    Raises:
+        EngineUnavailable: One is not installed.
+    """
     try:
         import torch
         import transformers
@@ -208,7 +207,12 @@ def _libraries() -> tuple[Any, Any]:
     return torch, transformers
 
 
-def _pick_device(torch: Any, wanted: str) -> str:
+def pick_device(torch: Any, wanted: str) -> str:
+    """Decide ``"auto"``: CUDA if there is one.
+
+    Raises:
+        EngineUnavailable: CUDA was asked for and is not there.
+    """
     if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if wanted == "cuda" and not torch.cuda.is_available():
@@ -219,14 +223,28 @@ def _pick_device(torch: Any, wanted: str) -> str:
     return wanted
 
 
-def _load(transformers: Any, path: Path, device: str, dtype: Any) -> tuple[Any, Any]:
+def load_model(
+    transformers: Any, path: Path, device: str, dtype: Any, **options: Any
+) -> tuple[Any, Any]:
+    """Load (causal language model in evaluation mode, tokenizer); no network is used.
+
+    Args:
+        transformers: The module.
+        path: A directory written by ``save_pretrained``.
+        device: Where the model goes.
+        dtype: Number format of its weights.
+        **options: What else the model's ``from_pretrained`` is told.
+
+    Raises:
+        ArtefactCorrupt: The directory holds no model that transformers can load.
+    """
     from safetensors import SafetensorError
 
     try:
         with quiet_loading(transformers):
             tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
             model = transformers.AutoModelForCausalLM.from_pretrained(
-                path, local_files_only=True, use_safetensors=True, dtype=dtype
+                path, local_files_only=True, use_safetensors=True, dtype=dtype, **options
             )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ArtefactCorrupt(
@@ -251,7 +269,7 @@ def quiet_loading(transformers: Any) -> Iterator[None]:
             logging.set_tqdm_hook(previous)
 
 
-def _last_position_only(model: Any) -> dict[str, int]:
+def last_position_only(model: Any) -> dict[str, int]:
     """Find how this model is told to compute the logits of the last position only."""
     accepted = inspect.signature(model.forward).parameters
     for name in ("logits_to_keep", "num_logits_to_keep"):
