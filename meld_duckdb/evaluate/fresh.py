@@ -13,15 +13,18 @@ from meld_duckdb.register import connect
 
 
 @contextmanager
-def fresh_connection(keep: Path | None = None) -> Iterator[tuple[duckdb.DuckDBPyConnection, Path]]:
+def fresh_connection(
+    keep: Path | None = None, **settings: object
+) -> Iterator[tuple[duckdb.DuckDBPyConnection, Path]]:
     """Open an in-memory database with a workspace of its own, and tell where that lies.
 
     Args:
         keep: Directory of the workspace; None for one that is gone afterwards.
+        settings: Further settings of the connection.
     """
     with tempfile.TemporaryDirectory(prefix="meld-eval-") as folder:
         workspace = keep or Path(folder) / "workspace"
-        connection = connect(":memory:", workspace=workspace, progress=False)
+        connection = connect(":memory:", workspace=workspace, progress=False, **settings)
         try:
             # DuckDB prints its progress bar to standard output, where the report goes.
             connection.execute("SET enable_progress_bar = false")

@@ -180,7 +180,7 @@ def measure(
 
     shape = Result(
         case.task, case.dataset, case.labels, case.gold.n, case.gold.positives, (),
-        notes=case.notes, digest=_digest(data),
+        notes=case.notes, digest=data_digest(data),
     )  # fmt: skip
     started = time.perf_counter()
     try:
@@ -239,7 +239,7 @@ def load(connection: duckdb.DuckDBPyConnection, exam: Exam) -> None:
         connection.unregister("__given")
 
 
-def _digest(data: DataSet) -> str:
+def data_digest(data: DataSet) -> str:
     """SHA-256 over the Parquet files of a data set, by name; 16 hexadecimal digits."""
     found = hashlib.sha256()
     for path in sorted(data.folder.glob("*.parquet")):

@@ -203,7 +203,7 @@ class MixtureTraining:
         inputs = (
             *self._inputs(group),
             _bytes(adapter / "adapter_model.safetensors"),
-            repr(self._settings.sub_paths),
+            f"{self._settings.path} {self._settings.sub_paths}",
         )
         return Stage(f"path {group.name}", _VERSION, inputs, work, out.is_file)
 
@@ -248,6 +248,7 @@ class MixtureTraining:
             *self._inputs(group),
             _bytes(folder / "0" / "adapter_model.safetensors"),
             *path,
+            repr(self._settings.refine),
             *sorted(row.digest for row in others),
         )
         installed = self._session.workspace.adapters_path
@@ -278,8 +279,8 @@ class MixtureTraining:
             demonstrations=self._settings.demonstrations,
             rows=dict(sorted(Counter(row.origin for row in rows).items())),
             metrics={"score": round(score[0], 4), "log_loss": round(-score[1], 4)},
-            settings={"moe": repr(self._settings)},
-            inputs=digest(*self._inputs(group)),
+            settings={"lora": repr(self._settings.lora), "refine": repr(self._settings.refine)},
+            inputs=digest(*self._inputs(group), *path),
         )
 
     def _router(self) -> Stage:
@@ -313,6 +314,7 @@ class MixtureTraining:
             *(digest for group in self._groups for digest in self._inputs(group)),
             *(card.digest for card in session.mixture.cards.values()),
             session.encoder_digest,
+            repr(self._settings.router),
         )
         return Stage("router", _VERSION, inputs, work, out.is_dir)
 
@@ -378,7 +380,9 @@ class MixtureTraining:
 
     def _inputs(self, group: LabelGroup) -> tuple[str, ...]:
         """What every stage of a group depends on."""
-        return (group.digest, self._model, repr(self._settings))
+        settings = self._settings
+        drawn = f"{settings.dev_parts} {settings.extra} {settings.demonstrations} {settings.seed}"
+        return (group.digest, self._model, repr(settings.lora), drawn)
 
 
 def _labelled(row: TrainingRow) -> Demonstration:

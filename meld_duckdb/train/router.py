@@ -38,7 +38,7 @@ class RouterSettings:
         diversity: Weight of the likeness of the experts drawn; 0 leaves it out.
         decay: Pull of all weights towards nothing, which is the untrained router.
         learning_rate: Of Adam.
-        steps: Of Adam, over all questions at once.
+        steps: Of Adam, over all questions at once; 0 leaves the router untrained.
         k: Experts of a question when routers are compared.
         folds: Parts of the questions held out in turn for that.
         seed: Of the start and the folds.
@@ -99,7 +99,7 @@ def train_router(
         "best_expert": float(outcomes.mean(axis=0).max()) if outcomes.size else 0.0,
         "any_expert": float(outcomes.any(axis=1).mean()) if outcomes.size else 0.0,
     }
-    if len(telling) < _LEAST or len(experts) < 2:
+    if not settings.steps or len(telling) < _LEAST or len(experts) < 2:
         reason = f"{len(telling)} questions tell experts apart, at least {_LEAST} are needed"
         return Router(), RouterReport(False, reason, _rounded(metrics))
     x, y = questions[telling], outcomes[telling]

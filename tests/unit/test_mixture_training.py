@@ -7,13 +7,13 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from meld_duckdb.train.lora import LoraSettings
 
 import meld_duckdb
 from meld_duckdb.planner import loaded
 from meld_duckdb.planner.session import Session
 from meld_duckdb.service import LocalService
 from meld_duckdb.settings import resolve
+from meld_duckdb.train.lora import LoraSettings
 from meld_duckdb.train.mixture import EXPERTS, MoeSettings
 from meld_duckdb.train.pipeline import Pipeline, TrainSettings
 from meld_duckdb.train.refine import RefineSettings

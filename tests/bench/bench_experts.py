@@ -1,0 +1,147 @@
+"""What each part of the mixture of experts is worth, on several data sets in one workspace.
+
+    python -m tests.bench.bench_experts --data DIR --keep DIR [--set TASK/NAME ...] [--rows 300]
+        [--seed 42 ...] [--variant NAME ...] [--json FILE]
+
+The few-shot labels of ``meld eval`` of all sets are taught to one workspace, ``meld train --stages
+experts`` runs, and the test rows (``--rows`` of each set, drawn by seed) are answered by tier 2 alone,
+so that what experts change is not hidden by tier 0. Variants:
+
+    base             the language model without experts
+    full             three experts, equal weights, everything trained
+    k1 ... k5        so many experts
+    router-weights   weights by relevance
+    no-router        the router untrained: experts by their descriptions
+    no-path          no meta-paths searched
+    no-refine        no refinement
+    rag              two demonstrations with every question, in training and asking
+    auto             tier 0 first, the gate decides
+
+Training is repeated where a variant needs it; stages that a variant does not change are skipped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from meld_duckdb.evaluate.labels import Request
+from meld_duckdb.evaluate.layout import find_datasets
+from meld_duckdb.evaluate.run import prepare
+from meld_duckdb.evaluate.together import Plan, evaluate_together
+from meld_duckdb.train.mixture import EXPERTS, MoeSettings
+from meld_duckdb.train.pipeline import TrainSettings
+from meld_duckdb.train.refine import RefineSettings
+from meld_duckdb.train.router import RouterSettings
+
+DATA = Path(__file__).parent.parent.parent.parent / "shared" / "data"
+SETS = (
+    "match/amazon_google",
+    "match/walmart_amazon",
+    "match/abt_buy",
+    "match/rel_text",
+    "impute/restaurant",
+    "impute/walmart",
+    "repair/hospital",
+    "repair/rayyan",
+)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What a variant trains and how it asks."""
+
+    mixture: MoeSettings = MoeSettings()
+    asked: Mapping[str, object] = field(default_factory=dict)
+    tier: str = "t2"
+    trained: bool = True
+
+
+def variants() -> dict[str, Variant]:
+    plain = MoeSettings()
+    found = {
+        "base": Variant(asked={"experts": 0}, trained=False),
+        "full": Variant(),
+        **{f"k{k}": Variant(asked={"experts": k}) for k in (1, 2, 4, 5)},
+        "router-weights": Variant(asked={"expert_weights": "router"}),
+        "no-router": Variant(replace(plain, router=RouterSettings(steps=0))),
+        "no-path": Variant(replace(plain, path=False)),
+        "no-refine": Variant(replace(plain, refine=RefineSettings(rounds=0))),
+        "rag": Variant(replace(plain, demonstrations=2)),
+        "auto": Variant(tier="auto"),
+    }
+    return found
+
+
+def measure(
+    data: Path, names: list[str], variant: Variant, rows: int, seed: int, keep: Path
+) -> list[dict[str, Any]]:
+    """Train and ask one variant with one seed; a line per set."""
+    cases = []
+    for name in names:
+        task, _, wanted = name.partition("/")
+        [found] = [d for d in find_datasets(data, task) if d.name == wanted]
+        request = Request(None, seed, "stratified", rows, False)
+        cases += [(case, found) for case in prepare(task, found, request, None)]
+    mixture = replace(variant.mixture, seed=seed, lora=replace(variant.mixture.lora, seed=seed))
+    plan = Plan(
+        EXPERTS if variant.trained else (),
+        TrainSettings(mixture=mixture, seed=seed),
+        variant.asked,
+        variant.tier,
+    )
+    lines = []
+    for result in evaluate_together(cases, plan, seed, lambda t: print(t, flush=True), keep):
+        value = result.values[0]
+        lines.append(
+            {
+                "task": result.task,
+                "set": result.dataset,
+                "metric": value.metric,
+                "value": round(value.value, 4),
+                "low": round(value.low, 4),
+                "high": round(value.high, 4),
+                "n": result.n,
+                "tiers": dict(result.tiers),
+                "failures": result.failures,
+                "seconds": round(result.seconds),
+            }
+        )
+        print(json.dumps(lines[-1]), flush=True)
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--set", nargs="*", dest="names", default=list(SETS))
+    parser.add_argument("--variant", nargs="*", default=list(variants()))
+    parser.add_argument("--rows", type=int, default=300)
+    parser.add_argument("--seed", nargs="*", type=int, default=[42])
+    parser.add_argument("--keep", type=Path, required=True)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    found: list[dict[str, Any]] = []
+    if given.json and given.json.is_file():
+        found = json.loads(given.json.read_text("utf-8"))
+    for seed in given.seed:
+        for name in given.variant:
+            if any(f["seed"] == seed and f["variant"] == name for f in found):
+                continue
+            print(f"== {name}, seed {seed}", flush=True)
+            keep = given.keep / str(seed)
+            started = time.perf_counter()
+            lines = measure(given.data, given.names, variants()[name], given.rows, seed, keep)
+            seconds = round(time.perf_counter() - started)
+            found.append({"variant": name, "seed": seed, "seconds": seconds, "sets": lines})
+            if given.json:
+                given.json.write_text(json.dumps(found, indent=1), "utf-8")
+
+
+if __name__ == "__main__":
+    main()
