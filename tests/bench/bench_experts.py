@@ -26,18 +26,18 @@ import argparse
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from meld_duckdb.evaluate.ablation import leave_out
 from meld_duckdb.evaluate.labels import Request
 from meld_duckdb.evaluate.layout import find_datasets
 from meld_duckdb.evaluate.run import prepare
 from meld_duckdb.evaluate.together import Plan, evaluate_together
+from meld_duckdb.train.lora import LoraSettings
 from meld_duckdb.train.mixture import EXPERTS, MoeSettings
 from meld_duckdb.train.pipeline import TrainSettings
-from meld_duckdb.train.refine import RefineSettings
-from meld_duckdb.train.router import RouterSettings
 
 DATA = Path(__file__).parent.parent.parent.parent / "shared" / "data"
 SETS = (
@@ -54,28 +54,26 @@ SETS = (
 
 @dataclass(frozen=True)
 class Variant:
-    """What a variant trains and how it asks."""
+    """What a variant leaves out or changes."""
 
-    mixture: MoeSettings = MoeSettings()
+    without: tuple[str, ...] = ()
     asked: Mapping[str, object] = field(default_factory=dict)
     tier: str = "t2"
-    trained: bool = True
+    demonstrations: int = 0
 
 
-def variants() -> dict[str, Variant]:
-    plain = MoeSettings()
-    found = {
-        "base": Variant(asked={"experts": 0}, trained=False),
-        "full": Variant(),
-        **{f"k{k}": Variant(asked={"experts": k}) for k in (1, 2, 4, 5)},
-        "router-weights": Variant(asked={"expert_weights": "router"}),
-        "no-router": Variant(replace(plain, router=RouterSettings(steps=0))),
-        "no-path": Variant(replace(plain, path=False)),
-        "no-refine": Variant(replace(plain, refine=RefineSettings(rounds=0))),
-        "rag": Variant(replace(plain, demonstrations=2)),
-        "auto": Variant(tier="auto"),
-    }
-    return found
+# In this order, so that variants of the same training follow each other.
+VARIANTS = {
+    "base": Variant(("adapters",)),
+    "full": Variant(),
+    **{f"k{k}": Variant(asked={"experts": k}) for k in (1, 2, 4, 5)},
+    "router-weights": Variant(asked={"expert_weights": "router"}),
+    "auto": Variant(tier="auto"),
+    "no-router": Variant(("router",)),
+    "no-path": Variant(("path",)),
+    "no-refine": Variant(("refinement",)),
+    "rag": Variant(demonstrations=2),
+}
 
 
 def measure(
@@ -88,11 +86,14 @@ def measure(
         [found] = [d for d in find_datasets(data, task) if d.name == wanted]
         request = Request(None, seed, "stratified", rows, False)
         cases += [(case, found) for case in prepare(task, found, request, None)]
-    mixture = replace(variant.mixture, seed=seed, lora=replace(variant.mixture.lora, seed=seed))
+    plain = MoeSettings(
+        lora=LoraSettings(seed=seed), demonstrations=variant.demonstrations, seed=seed
+    )
+    mixture, asked = leave_out(plain, variant.without)
     plan = Plan(
-        EXPERTS if variant.trained else (),
+        () if "adapters" in variant.without else EXPERTS,
         TrainSettings(mixture=mixture, seed=seed),
-        variant.asked,
+        {**asked, **variant.asked},
         variant.tier,
     )
     lines = []
@@ -120,7 +121,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--set", nargs="*", dest="names", default=list(SETS))
-    parser.add_argument("--variant", nargs="*", default=list(variants()))
+    parser.add_argument("--variant", nargs="*", default=list(VARIANTS))
     parser.add_argument("--rows", type=int, default=300)
     parser.add_argument("--seed", nargs="*", type=int, default=[42])
     parser.add_argument("--keep", type=Path, required=True)
@@ -136,7 +137,7 @@ def main() -> None:
             print(f"== {name}, seed {seed}", flush=True)
             keep = given.keep / str(seed)
             started = time.perf_counter()
-            lines = measure(given.data, given.names, variants()[name], given.rows, seed, keep)
+            lines = measure(given.data, given.names, VARIANTS[name], given.rows, seed, keep)
             seconds = round(time.perf_counter() - started)
             found.append({"variant": name, "seed": seed, "seconds": seconds, "sets": lines})
             if given.json:

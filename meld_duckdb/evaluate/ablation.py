@@ -1,0 +1,47 @@
+"""Parts of the mixture of experts that an evaluation can leave out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from meld_duckdb.errors import InputError, unknown_name
+from meld_duckdb.train.mixture import MoeSettings
+
+Asked = Mapping[str, object]
+"""Settings of the connection that asks."""
+
+PARTS: Mapping[str, tuple[str, Callable[[MoeSettings], MoeSettings], Asked]] = {
+    "experts": ("one expert instead of several", lambda s: s, {"experts": 1}),
+    "adapters": ("the language model alone", lambda s: s, {"experts": 0}),
+    "rag": ("no demonstrations", lambda s: replace(s, demonstrations=0), {"demonstrations": 0}),
+    "path": ("no meta-paths", lambda s: replace(s, path=False), {}),
+    "refinement": (
+        "no refinement",
+        lambda s: replace(s, refine=replace(s.refine, rounds=0)),
+        {},
+    ),
+    "router": (
+        "an untrained router",
+        lambda s: replace(s, router=replace(s.router, steps=0)),
+        {},
+    ),
+}
+"""Name to what is there instead, and to how training and asking change."""
+
+
+def leave_out(settings: MoeSettings, parts: Sequence[str]) -> tuple[MoeSettings, dict[str, object]]:
+    """Settings of training and asking without some parts.
+
+    Raises:
+        InputError: There is no such part.
+    """
+    asked: dict[str, object] = {}
+    for part in parts:
+        if part not in PARTS:
+            what, hint = unknown_name("part", part, PARTS)
+            raise InputError(what, hint=hint)
+        _, change, own = PARTS[part]
+        settings = change(settings)
+        asked.update(own)
+    return settings, asked
