@@ -45,7 +45,21 @@ if TYPE_CHECKING:
 @click.option(
     "--tier", default="t0", show_default=True, help="Tier that answers: t0, t1, t2 or auto."
 )
-@click.option("--train", "trained", is_flag=True, help="Train encoder and tier 1 on the labels.")
+@click.option(
+    "--train",
+    "trained",
+    type=click.Choice(["retrieval", "experts", "all"]),
+    is_flag=False,
+    flag_value="retrieval",
+    help="Run meld train on the labels: encoder and tier 1, experts of tier 2, or both.",
+)
+@click.option("--together", is_flag=True, help="One workspace for all data sets, trained once.")
+@click.option("--experts", type=click.IntRange(min=0), help="Experts that answer together.")
+@click.option(
+    "--without",
+    multiple=True,
+    help="Leave out a part of the mixture: experts, adapters, rag, path, refinement, router.",
+)
 @click.option(
     "--limit", type=click.IntRange(min=1), help="Most test rows asked about per data set."
 )
@@ -62,7 +76,10 @@ def evaluate(
     seed: int,
     protocol: str,
     tier: str,
-    trained: bool,
+    trained: str | None,
+    together: bool,
+    experts: int | None,
+    without: tuple[str, ...],
     limit: int | None,
     lenient: bool,
     no_encoder: bool,
@@ -71,12 +88,22 @@ def evaluate(
 ) -> None:
     """Measure tasks on labelled data sets, with intervals and baselines on the same labels."""
     from meld_duckdb.evaluate import report, run
+    from meld_duckdb.evaluate.ablation import leave_out
+    from meld_duckdb.evaluate.training import Training
+    from meld_duckdb.train.mixture import MoeSettings
+    from meld_duckdb.train.pipeline import TrainSettings
 
     if as_json and markdown:
         raise click.UsageError("give --json or --markdown, not both")
     if tier not in ("t0", "t1", "t2", "auto"):
         raise InputError(f"--tier is {tier!r}", hint="give t0, t1, t2 or auto")
     request = Request(_labels(labels), seed, protocol, limit, lenient)
+    mixture, asked = leave_out(MoeSettings(seed=seed), without)
+    if experts is not None:
+        asked["experts"] = experts
+    training = (
+        None if trained is None else Training(_stages(trained), TrainSettings(mixture=mixture))
+    )
     results = list(
         run.evaluate(
             task,
@@ -85,7 +112,9 @@ def evaluate(
             tier=tier,
             encode=None if no_encoder else _encoder(),
             notice=lambda line: click.echo(line, err=True),
-            trained=trained,
+            training=training,
+            asked=asked,
+            together=together,
         )
     )
     if as_json:
@@ -94,6 +123,13 @@ def evaluate(
         click.echo(report.to_markdown(results))
     if any(result.error is not None for result in results):
         context.exit(1)
+
+
+def _stages(trained: str) -> tuple[str, ...]:
+    from meld_duckdb.train.mixture import EXPERTS
+    from meld_duckdb.train.pipeline import RETRIEVAL
+
+    return {"retrieval": RETRIEVAL, "experts": EXPERTS, "all": (*RETRIEVAL, *EXPERTS)}[trained]
 
 
 def _labels(given: str | None) -> int | None:

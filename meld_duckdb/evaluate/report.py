@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from meld_duckdb.evaluate.labels import ALL, Request
-from meld_duckdb.evaluate.run import Result, best_baseline
+from meld_duckdb.evaluate.result import Result, best_baseline
 
 _PACKAGES = ("meld-duckdb", "duckdb", "pyarrow", "numpy", "scikit-learn", "rapidfuzz", "torch")
 _HEADER = (

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import duckdb
@@ -14,10 +15,18 @@ from meld_duckdb.service import LocalService
 from meld_duckdb.settings import resolve
 from meld_duckdb.tasks.base import Query
 from meld_duckdb.train.held_out import hold_out
-from meld_duckdb.train.pipeline import Pipeline, TrainSettings
+from meld_duckdb.train.pipeline import RETRIEVAL, Pipeline, TrainSettings
 from meld_duckdb.train.stages import Finished
 
 Learn = Callable[[duckdb.DuckDBPyConnection, Path, Exam], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """Stages of ``meld train`` that are run after the labels are taught, and their settings."""
+
+    stages: tuple[str, ...] = RETRIEVAL
+    settings: TrainSettings = field(default_factory=TrainSettings)
 
 
 def train(
@@ -26,8 +35,9 @@ def train(
     task: str,
     exam: Exam,
     notice: Callable[[str], None],
+    training: Training | None = None,
 ) -> list[str]:
-    """Run the retrieval stages on a workspace whose labels are taught.
+    """Run stages of the training on a workspace whose labels are taught; retrieval by default.
 
     Returns:
         What came of it, a line per stage.
@@ -39,12 +49,30 @@ def train(
         raise InputError(
             f"meld eval does not train for the task {task!r}", hint="leave out --train"
         )
-    asked = connection.execute(exam.held_out).fetchall()
-    built = [build_query(task, row) for row in asked]
-    held_out = hold_out(query for query in built if isinstance(query, Query))
+    return run_training(workspace, questions(connection, task, exam), notice, training, (task,))
+
+
+def questions(connection: duckdb.DuckDBPyConnection, task: str, exam: Exam) -> list[Query]:
+    """The questions of an exam, which training must not touch; none where it does not tell."""
+    if exam.held_out is None:
+        return []
+    built = (build_query(task, row) for row in connection.execute(exam.held_out).fetchall())
+    return [query for query in built if isinstance(query, Query)]
+
+
+def run_training(
+    workspace: Path,
+    held_out: Sequence[Query],
+    notice: Callable[[str], None],
+    training: Training | None = None,
+    tasks: Sequence[str] = (),
+) -> list[str]:
+    """Train a workspace with questions held out; gives a line per stage."""
+    training = training or Training()
     settings, _ = resolve({"workspace": workspace, "progress": False})
     session = LocalService(settings).session
-    finished = Pipeline(session, TrainSettings(held_out=held_out), notice).run((task,))
+    given = replace(training.settings, held_out=hold_out(held_out))
+    finished = Pipeline(session, given, notice).run(tasks, training.stages)
     return [_line(stage) for stage in finished]
 
 

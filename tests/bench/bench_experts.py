@@ -34,7 +34,8 @@ from meld_duckdb.evaluate.ablation import leave_out
 from meld_duckdb.evaluate.labels import Request
 from meld_duckdb.evaluate.layout import find_datasets
 from meld_duckdb.evaluate.run import prepare
-from meld_duckdb.evaluate.together import Plan, evaluate_together
+from meld_duckdb.evaluate.together import evaluate_together
+from meld_duckdb.evaluate.training import Training
 from meld_duckdb.train.lora import LoraSettings
 from meld_duckdb.train.mixture import EXPERTS, MoeSettings
 from meld_duckdb.train.pipeline import TrainSettings
@@ -90,14 +91,17 @@ def measure(
         lora=LoraSettings(seed=seed), demonstrations=variant.demonstrations, seed=seed
     )
     mixture, asked = leave_out(plain, variant.without)
-    plan = Plan(
-        () if "adapters" in variant.without else EXPERTS,
-        TrainSettings(mixture=mixture, seed=seed),
-        {**asked, **variant.asked},
-        variant.tier,
-    )
+    training = Training(EXPERTS, TrainSettings(mixture=mixture, seed=seed))
     lines = []
-    for result in evaluate_together(cases, plan, seed, lambda t: print(t, flush=True), keep):
+    for result in evaluate_together(
+        cases,
+        seed,
+        variant.tier,
+        lambda line: print(line, flush=True),
+        None if "adapters" in variant.without else training,
+        {**asked, **variant.asked},
+        keep,
+    ):
         value = result.values[0]
         lines.append(
             {

@@ -22,12 +22,13 @@ from typing import Any
 
 import numpy as np
 
+from meld_duckdb.evaluate.asking import load
 from meld_duckdb.evaluate.case import TIER, Case, Reply
 from meld_duckdb.evaluate.fresh import fresh_connection
 from meld_duckdb.evaluate.labels import Request
 from meld_duckdb.evaluate.layout import DataSet, find_datasets
 from meld_duckdb.evaluate.metrics import interval
-from meld_duckdb.evaluate.run import load, prepare
+from meld_duckdb.evaluate.run import prepare
 from meld_duckdb.evaluate.training import train
 from meld_duckdb.features.context import comparable_text
 from meld_duckdb.records import Record, make_record

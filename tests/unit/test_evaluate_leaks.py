@@ -11,6 +11,7 @@ import pytest
 
 from meld_duckdb.errors import InputError
 from meld_duckdb.evaluate import report, run
+from meld_duckdb.evaluate.asking import load
 from meld_duckdb.evaluate.case import Case
 from meld_duckdb.evaluate.labels import Request
 from meld_duckdb.evaluate.layout import TASKS, find_datasets
@@ -64,7 +65,7 @@ def test_no_table_of_the_database_holds_gold(
 ) -> None:
     for case in prepare(task, make(tmp_path / "toy", True)):
         connection = duckdb.connect()
-        run.load(connection, case.exam)
+        load(connection, case.exam)
         tables = [
             name
             for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()
