@@ -77,6 +77,7 @@ EXAMPLES: dict[str, str] = {
     "meld.match_schemas": "FROM meld.match_schemas('shop', 'offers', k := 1, samples := 5);",
     "meld.label_next": "FROM meld.label_next('repair', 'people', n := 3);",
     "meld.stats": "FROM meld.stats();",
+    "meld.experts": "SELECT expert, tier, task, used, reason FROM meld.experts()",
     "meld.errors": "FROM meld.errors();",
     "meld.settings": "FROM meld.settings();",
     "meld.help": "FROM meld.help();",
