@@ -97,21 +97,29 @@ class Model:
         guard = (
             torch.autocast("cuda", torch.bfloat16) if self._autocast else contextlib.nullcontext()
         )
+        inputs = [row for example in batch for row in example.inputs]
         with guard:
-            logits = self._logits([example.tokens for example in batch], keep).float()
+            logits = self._logits(inputs, keep).float()
+        parts = logits.split([len(example.inputs) for example in batch])
         losses = [
-            example.weight * self._example_loss(example, row)
-            for example, row in zip(batch, logits, strict=True)
+            example.weight * self._example_loss(example, part)
+            for example, part in zip(batch, parts, strict=True)
         ]
         return torch.stack(losses).sum()
 
     def _example_loss(self, example: Example, logits: Any) -> Any:
         torch = self.torch
         if example.firsts:
-            scores = [logits[-1, list(first)].logsumexp(0) for first in example.firsts]
+            scores = [logits[0, -1, list(first)].logsumexp(0) for first in example.firsts]
             return -torch.stack(scores).log_softmax(0)[example.target]
-        target = torch.tensor(example.answer, device=logits.device)
-        return torch.nn.functional.cross_entropy(logits[-len(example.answer) :], target)
+        sums = []
+        for sequence, row in zip(example.sequences, logits, strict=True):
+            ids = torch.tensor(sequence, device=row.device)
+            logprobs = row[-len(sequence) :].log_softmax(-1)
+            sums.append(logprobs.gather(-1, ids[:, None]).sum())
+        if len(sums) == 1:  # an open answer: the mean, so that long answers do not outweigh
+            return -sums[0] / len(example.sequences[0])
+        return -torch.stack(sums).log_softmax(0)[example.target]
 
     def _logits(self, rows: Sequence[tuple[int, ...]], keep: int) -> Any:
         """Logits of the last ``keep`` positions, [n, keep, vocabulary]; padded on the left."""
@@ -196,8 +204,8 @@ class Fit:
             if held_out:
                 self._note_dev_loss(held_out)
                 line += f", held out {at.dev_losses[-1]:.4f}"
-            progress(line)
             self._save()
+            progress(line)
         if self._best is not None:
             with self._model.torch.no_grad():
                 for parameter, value in zip(self._weights, self._best, strict=True):

@@ -2,9 +2,9 @@
 
     row -> prompt of its task -> tokens as `engine.rendering` makes them -> what is to be learned
 
-A closed question is learned as it is read: which of the choices has the likeliest first token
-(`engine.decoding.Decoder.score`). Any other answer is learned token by token, with the end of the
-turn.
+A closed question is learned as `engine.decoding.Decoder` reads it: by the first tokens of the
+choices, or, where these cannot tell the choices apart, by all their tokens and the end of the turn.
+An open answer is learned token by token, with the end of the turn.
 """
 
 from __future__ import annotations
@@ -38,26 +38,32 @@ class Example:
 
     Attributes:
         task: Name of its task.
-        tokens: What the model reads: the prompt, and all of the answer but its last token.
-        firsts: Per choice the tokens that begin it, in order; empty for an answer in words.
+        prompt: The tokens of the prompt.
+        firsts: Per choice the tokens that begin it, where these tell the choices apart.
+        sequences: Else per choice all its tokens and the end of the turn; for an open answer only
+            its own.
         target: Number of the right choice.
-        answer: Tokens to be predicted at the last positions; empty for a choice.
         weight: How much it counts.
         group: Rows with the same number share a prefix, other than -1.
     """
 
     task: str
-    tokens: tuple[int, ...]
+    prompt: tuple[int, ...]
     firsts: tuple[tuple[int, ...], ...]
+    sequences: tuple[tuple[int, ...], ...]
     target: int
-    answer: tuple[int, ...]
     weight: float
     group: int = -1
 
     @property
+    def inputs(self) -> list[tuple[int, ...]]:
+        """What the model reads: the prompt, and each sequence but its last token."""
+        return [self.prompt + sequence[:-1] for sequence in self.sequences] or [self.prompt]
+
+    @property
     def n_read(self) -> int:
-        """Positions at the end whose logits are read."""
-        return max(1, len(self.answer))
+        """Positions at the end of an input whose logits are read, at most."""
+        return max((len(sequence) for sequence in self.sequences), default=1)
 
 
 def zero_shot(row: TrainingRow, max_chars: int) -> Prompt:
@@ -108,23 +114,19 @@ def _learn(
     max_chars: int,
 ) -> Example | None:
     """What a row teaches; None where its answer is none of the choices."""
-    text = ""
-    target = 0
-    if prompt.choices:
-        right = _right_choice(row, prompt)
-        if right is None:
-            return None
-        target, text = right, prompt.choices[right]
-    if firsts:
-        ordered = tuple(tuple(sorted(first)) for first in firsts)
-        return Example(row.task, tokens, ordered, target, (), row.weight)
     if not prompt.choices:
         shown = (Demonstration(row.query, row.answer),)
         text = TASKS[row.task].prompt(row.query, shown, max_chars).turns[0][1]
-    answer = renderer.encode_text(text)[: prompt.max_tokens] + renderer.end_of_turn
-    if not answer:
+        answer = renderer.encode_text(text)[: prompt.max_tokens] + renderer.end_of_turn
+        return Example(row.task, tokens, (), (answer,), 0, row.weight) if answer else None
+    right = _right_choice(row, prompt)
+    if right is None:
         return None
-    return Example(row.task, tokens + answer[:-1], (), target, answer, row.weight)
+    if firsts:
+        ordered = tuple(tuple(sorted(first)) for first in firsts)
+        return Example(row.task, tokens, ordered, (), right, row.weight)
+    said = tuple(renderer.encode_text(text) + renderer.end_of_turn for text in prompt.choices)
+    return Example(row.task, tokens, (), said, right, row.weight) if all(said) else None
 
 
 def _right_choice(row: TrainingRow, prompt: Prompt) -> int | None:
@@ -171,7 +173,7 @@ def batches(
     found: list[list[Example]] = []
     for start in range(0, len(order), size * _WINDOW):
         window = [examples[i] for i in order[start : start + size * _WINDOW]]
-        window.sort(key=lambda e: (e.task, e.group, len(e.tokens)))
+        window.sort(key=lambda e: (e.task, e.group, len(e.prompt)))
         found += [window[i : i + size] for i in range(0, len(window), size)]
     for i in rng.permutation(len(found)).tolist():
         yield found[i]
