@@ -10,11 +10,13 @@ import json
 import os
 import sqlite3
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from meld_duckdb.errors import ArtefactCorrupt, ArtefactError, ArtefactIncompatible, ConfigError
+from meld_duckdb.locks import FileLock
 
 SCHEMA_VERSION = 2
 """1: vectors of one encoder; 2: vectors know their encoder, tables and history are in LanceDB."""
@@ -113,16 +115,36 @@ def read_manifest(workspace: Workspace) -> dict[str, Any]:
     return manifest
 
 
-def bind_encoder(workspace: Workspace, name: str, digest: str, dimension: int) -> None:
-    """Note in the manifest which encoder makes the vectors from now on.
+def change_manifest(
+    workspace: Workspace, lock: FileLock, change: Callable[[dict[str, Any]], None]
+) -> None:
+    """Change the manifest while no other process or thread does.
+
+    Args:
+        workspace: The workspace.
+        lock: Its write lock; in one process there must be one only.
+        change: Changes the manifest as it is by then.
+
+    Raises:
+        ArtefactCorrupt: The manifest is not JSON, or has no schema version.
+    """
+    with lock.hold():
+        manifest = read_manifest(workspace)
+        change(manifest)
+        write_atomic(workspace.manifest_path, json.dumps(manifest, indent=1))
+
+
+def bind_encoder(
+    workspace: Workspace, lock: FileLock, name: str, digest: str, dimension: int
+) -> None:
+    """Note in the manifest which encoder makes the vectors from now on; see `change_manifest`.
 
     Vectors of another encoder with the same dimension stay, but count as not there.
 
     Raises:
         ArtefactIncompatible: The vectors of the workspace have another dimension.
     """
-    manifest = read_manifest(workspace)
-    bound = manifest.get("encoder") or {}
+    bound = read_manifest(workspace).get("encoder") or {}
     wanted = {"name": name, "digest": digest, "dimension": dimension}
     if bound.get("dimension", dimension) != dimension:
         raise ArtefactIncompatible(
@@ -131,15 +153,13 @@ def bind_encoder(workspace: Workspace, name: str, digest: str, dimension: int) -
             hint="use another workspace, or an encoder with vectors of that length",
         )
     if bound != wanted:
-        manifest["encoder"] = wanted
-        write_atomic(workspace.manifest_path, json.dumps(manifest))
+        change_manifest(workspace, lock, lambda manifest: manifest.update(encoder=wanted))
 
 
-def adopt_adapter(workspace: Workspace, adapter: Path | None) -> None:
+def adopt_adapter(workspace: Workspace, lock: FileLock, adapter: Path | None) -> None:
     """Note in the manifest which adapter of `Workspace.encoder_folder` the encoder takes."""
-    manifest = read_manifest(workspace)
-    manifest["encoder_adapter"] = None if adapter is None else adapter.name
-    write_atomic(workspace.manifest_path, json.dumps(manifest, indent=1))
+    name = None if adapter is None else adapter.name
+    change_manifest(workspace, lock, lambda manifest: manifest.update(encoder_adapter=name))
 
 
 def read_adapter(workspace: Workspace) -> Path | None:

@@ -108,7 +108,7 @@ class Loaded:
         Vectors of the encoder before are of no use then: `index` embeds anew.
         """
         with self._lock:
-            adopt_adapter(self._workspace, adapter)
+            adopt_adapter(self._workspace, self.ledger.write_lock, adapter)
             for name in ("encoder", "encoder digest", "store"):
                 self._loaded.pop(name, None)
 
@@ -135,7 +135,7 @@ class Loaded:
         dimension = read_dimension(self._encoder_path()) or self.encoder.dimension
         digest, name = self._encoder_digest(), self.settings.answer.encoder
         store = self.ledger.open_store(dimension, digest)
-        bind_encoder(self._workspace, name, digest, dimension)
+        bind_encoder(self._workspace, self.ledger.write_lock, name, digest, dimension)
         return store
 
     def _backend_kind(self) -> BackendKind:

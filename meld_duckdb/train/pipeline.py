@@ -105,7 +105,8 @@ class Pipeline:
         for stage in RETRIEVAL:
             if stage in stages:
                 for one in _STAGES[stage](self, labels):
-                    done.append(run_stage(self._session.workspace, one, self._notice))
+                    lock = self._session.ledger.write_lock
+                    done.append(run_stage(self._session.workspace, lock, one, self._notice))
         return done
 
     def _labels(self, tasks: Sequence[str]) -> dict[str, list[TrainingRow]]:

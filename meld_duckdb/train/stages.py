@@ -7,15 +7,15 @@ had finished is not done again.
 from __future__ import annotations
 
 import datetime as dt
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from meld_duckdb.locks import FileLock
 from meld_duckdb.records import digest
-from meld_duckdb.workspace import Workspace, write_atomic
+from meld_duckdb.workspace import Workspace, change_manifest, read_manifest
 
 _LOG = logging.getLogger(__name__)
 
@@ -52,8 +52,15 @@ class Finished:
     skipped: bool
 
 
-def run_stage(workspace: Workspace, stage: Stage, notice: Notice) -> Finished:
-    """Run a stage, or skip it if its record says that nothing changed."""
+def run_stage(workspace: Workspace, lock: FileLock, stage: Stage, notice: Notice) -> Finished:
+    """Run a stage, or skip it if its record says that nothing changed.
+
+    Args:
+        workspace: Where its record is kept.
+        lock: The write lock of the workspace, held while the record is written.
+        stage: The stage.
+        notice: Called with a line when it begins and ends.
+    """
     key = digest("stage", stage.name, str(stage.version), *stage.inputs)
     record = read_stages(workspace).get(stage.name)
     if record is not None and record["key"] == key and stage.is_done():
@@ -65,6 +72,7 @@ def run_stage(workspace: Workspace, stage: Stage, notice: Notice) -> Finished:
     seconds = round(time.perf_counter() - started, 1)
     _record(
         workspace,
+        lock,
         stage.name,
         {
             "key": key,
@@ -82,12 +90,12 @@ def run_stage(workspace: Workspace, stage: Stage, notice: Notice) -> Finished:
 
 def read_stages(workspace: Workspace) -> dict[str, dict[str, Any]]:
     """Records of all finished stages, by name."""
-    manifest = json.loads(workspace.manifest_path.read_text("utf-8"))
-    stages: dict[str, dict[str, Any]] = manifest.get("stages", {})
+    stages: dict[str, dict[str, Any]] = read_manifest(workspace).get("stages", {})
     return stages
 
 
-def _record(workspace: Workspace, name: str, record: dict[str, Any]) -> None:
-    manifest = json.loads(workspace.manifest_path.read_text("utf-8"))
-    manifest.setdefault("stages", {})[name] = record
-    write_atomic(workspace.manifest_path, json.dumps(manifest, indent=1))
+def _record(workspace: Workspace, lock: FileLock, name: str, record: dict[str, Any]) -> None:
+    def enter(manifest: dict[str, Any]) -> None:
+        manifest.setdefault("stages", {})[name] = record
+
+    change_manifest(workspace, lock, enter)
