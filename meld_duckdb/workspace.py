@@ -21,6 +21,9 @@ from meld_duckdb.locks import FileLock
 SCHEMA_VERSION = 2
 """1: vectors of one encoder; 2: vectors know their encoder, tables and history are in LanceDB."""
 
+ADAPTER_CARD = "card.json"
+"""Beside an adapter of the encoder: what it was made from."""
+
 
 @dataclass(frozen=True, slots=True)
 class Workspace:

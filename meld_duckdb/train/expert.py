@@ -110,7 +110,7 @@ def train_expert(
     key, labels, contexts = _labels_of(session, task, key)
     extra = [row for row in rows_extra if row.task == task]
     inputs = _inputs_digest(session, task, key, labels, extra, settings)
-    known = existing_expert(session.experts_path, task, key, inputs)
+    known = existing_expert(session.experts_path, task, key, inputs, session.encoder_path)
     if known is not None:
         progress(f"the expert {known.id} is trained on these rows already")
         return known

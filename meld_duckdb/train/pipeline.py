@@ -20,6 +20,7 @@ from pathlib import Path
 
 from meld_duckdb.errors import TrainingError, unknown_name
 from meld_duckdb.models import model_digest, sha256
+from meld_duckdb.planner.save_expert import whole_expert
 from meld_duckdb.planner.session import Session
 from meld_duckdb.records import digest
 from meld_duckdb.tasks import TASKS
@@ -33,7 +34,7 @@ from meld_duckdb.train.held_out import NOTHING, HeldOut, question_key
 from meld_duckdb.train.pseudo_labels import AnnotateSettings, annotate_matches, contexts_of
 from meld_duckdb.train.rows import TrainingRow, read_rows, write_rows
 from meld_duckdb.train.self_annotate import NoiseEstimate, estimate_noise
-from meld_duckdb.train.stages import Finished, Metrics, Notice, Stage, run_stage
+from meld_duckdb.train.stages import Finished, Metrics, Notice, Stage, read_stages, run_stage
 from meld_duckdb.train.transform import TRANSFORMS, transform
 
 EXPERT_VERSION = 1
@@ -231,8 +232,8 @@ class Pipeline:
     def _encoder(self, labels: Mapping[str, list[TrainingRow]]) -> Iterator[Stage]:
         aligned = self._folder / "aligned.json"
         base = self._session.encoder_path
-        content = _content(aligned)
-        out = self._session.workspace.encoder_folder / content
+        inputs = (_content(aligned), model_digest(base), repr(self._settings.encoder))
+        out = self._session.workspace.encoder_folder / digest(str(ENCODER_VERSION), *inputs)
 
         def work() -> Metrics:
             found = Alignments.read(aligned)
@@ -248,8 +249,10 @@ class Pipeline:
             self._session.adopt_encoder(out if tuned.used else None)
             return {"used": tuned.used, "why": tuned.reason, **tuned.metrics}
 
-        inputs = (content, model_digest(base), repr(self._settings.encoder))
-        yield Stage("encoder", ENCODER_VERSION, inputs, work)
+        def is_done() -> bool:
+            return not self._recorded("encoder").get("used") or out.is_dir()
+
+        yield Stage("encoder", ENCODER_VERSION, inputs, work, is_done)
 
     def _embed(self, labels: Mapping[str, list[TrainingRow]]) -> Iterator[Stage]:
         tables = [t for t in self._session.catalogue.tables() if t.embedded]
@@ -278,13 +281,23 @@ class Pipeline:
                 )
                 return {"id": card.id, "used": card.use, "why": card.reason, **card.metrics}
 
+            def is_done(task: str = task) -> bool:
+                made = self._recorded(f"expert {task}").get("id")
+                base = self._session.encoder_path
+                return made is not None and whole_expert(folder / str(made), base) is not None
+
             inputs = (
                 self._session.demonstrator.digest(task),
                 *(_content(file) for file in files),
                 model_digest(self._session.encoder_path),
                 repr(self._settings.expert),
             )
-            yield Stage(f"expert {task}", EXPERT_VERSION, inputs, work, folder.is_dir)
+            yield Stage(f"expert {task}", EXPERT_VERSION, inputs, work, is_done)
+
+    def _recorded(self, stage: str) -> Metrics:
+        """The metrics of a stage as it was last run; empty where it was not."""
+        found: Metrics = read_stages(self._session.workspace).get(stage, {}).get("metrics", {})
+        return found
 
     @cached_property
     def _held_out(self) -> str:
