@@ -15,7 +15,6 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 from meld_duckdb.errors import TrainingError, unknown_name
@@ -157,7 +156,7 @@ class Pipeline:
             *(part for context in contexts for part in context),
             self._session.demonstrator.digest("match"),
             repr(self._settings.annotate),
-            self._held_out,
+            self._settings.held_out.digest,
         )
         yield Stage("annotate match", 1, inputs, work, out.is_file)
 
@@ -193,7 +192,7 @@ class Pipeline:
             _content(pseudo),
             *tables,
             f"{seed} {self._settings.transformed}",
-            self._held_out,
+            self._settings.held_out.digest,
         )
         yield Stage("transform", 1, inputs, work, out.is_file)
 
@@ -225,7 +224,7 @@ class Pipeline:
             *(_content(file) for file in files),
             *tables,
             repr(self._settings.align),
-            self._held_out,
+            self._settings.held_out.digest,
         )
         yield Stage("align", 1, inputs, work, out.is_file)
 
@@ -298,12 +297,6 @@ class Pipeline:
         """The metrics of a stage as it was last run; empty where it was not."""
         found: Metrics = read_stages(self._session.workspace).get(stage, {}).get("metrics", {})
         return found
-
-    @cached_property
-    def _held_out(self) -> str:
-        held = self._settings.held_out
-        parts = (held.queries, held.records, held.pair_texts, held.texts)
-        return digest(*(text for part in parts for text in ("part", *sorted(part))))
 
     def _digests(self, labels: Mapping[str, object]) -> list[str]:
         return [f"{task} {self._session.demonstrator.digest(task)}" for task in labels]
