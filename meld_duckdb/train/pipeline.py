@@ -13,27 +13,28 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from meld_duckdb.errors import TrainingError, unknown_name
+from meld_duckdb.locks import FileLock
 from meld_duckdb.models import model_digest, sha256
 from meld_duckdb.planner.save_expert import whole_expert
 from meld_duckdb.planner.session import Session
 from meld_duckdb.records import digest
 from meld_duckdb.tasks import TASKS
-from meld_duckdb.tasks.pairs import BINARY, CHOOSING
 from meld_duckdb.train.align_stage import Alignments, AlignSettings, align_workspace
 from meld_duckdb.train.cross_encoder import T1Settings
 from meld_duckdb.train.encoder import VERSION as ENCODER_VERSION
 from meld_duckdb.train.encoder import EncoderSettings, Progress, tune_encoder
-from meld_duckdb.train.expert import LEAST_LABELS, train_expert
+from meld_duckdb.train.expert import may_have_expert, train_expert
 from meld_duckdb.train.held_out import NOTHING, HeldOut, question_key
 from meld_duckdb.train.pseudo_labels import AnnotateSettings, annotate_matches, contexts_of
 from meld_duckdb.train.rows import TrainingRow, read_rows, write_rows
+from meld_duckdb.train.schedule import Schedule
 from meld_duckdb.train.self_annotate import NoiseEstimate, estimate_noise
-from meld_duckdb.train.stages import Finished, Metrics, Notice, Stage, read_stages, run_stage
+from meld_duckdb.train.stages import Finished, Metrics, Notice, Stage, clear_half_written, read_stages, run_stage
 from meld_duckdb.train.transform import TRANSFORMS, transform
 
 EXPERT_VERSION = 1
@@ -88,7 +89,12 @@ class Pipeline:
         self._notice = notice
         self._progress = progress
         self._folder: Path = session.workspace.path / "train"
-        self._folder.mkdir(exist_ok=True)
+        self._schedule = Schedule((), {})
+
+    @property
+    def rest_s(self) -> float:
+        """Seconds that the stages after the one under way take, as far as is known."""
+        return self._schedule.rest_s
 
     def run(self, tasks: Sequence[str] = (), stages: Sequence[str] = RETRIEVAL) -> list[Finished]:
         """Run stages in order.
@@ -101,13 +107,29 @@ class Pipeline:
             TrainingError: There is no label, or a name is unknown.
         """
         labels = self._labels(tasks)
-        done: list[Finished] = []
-        for stage in RETRIEVAL:
-            if stage in stages:
-                for one in _STAGES[stage](self, labels):
-                    lock = self._session.ledger.write_lock
-                    done.append(run_stage(self._session.workspace, lock, one, self._notice))
-        return done
+        workspace = self._session.workspace
+        with FileLock(workspace.path / "train.lock", "which trains", self._notice).hold():
+            self._folder.mkdir(exist_ok=True)
+            clear_half_written(self._folder, workspace.encoder_folder, workspace.experts_path)
+            names = [n for stage in RETRIEVAL if stage in stages for n in _names(stage, labels)]
+            self._schedule = Schedule(names, read_stages(workspace))
+            return [
+                finished
+                for stage in RETRIEVAL
+                if stage in stages
+                for finished in self._run(_STAGES[stage](self, labels))
+            ]
+
+    def _run(self, stages: Iterable[Stage]) -> Iterator[Finished]:
+        """Run stages, each when the one before it is done."""
+        lock = self._session.ledger.write_lock
+        for stage in stages:
+            place = self._schedule.begin(stage.name)
+
+            def say(line: str, place: str = place) -> None:
+                self._notice(f"{place}{line}")
+
+            yield run_stage(self._session.workspace, lock, stage, say, self._schedule.left)
 
     def _labels(self, tasks: Sequence[str]) -> dict[str, list[TrainingRow]]:
         for task in tasks:
@@ -236,6 +258,9 @@ class Pipeline:
 
         def work() -> Metrics:
             found = Alignments.read(aligned)
+            if not found.learn or not found.dev:
+                counts = f"{len(found.learn)} aligned entries to learn from, {len(found.dev)} to"
+                return {"used": False, "why": f"{counts} choose by: the encoder stays as it is"}
             tuned = tune_encoder(
                 found.learn,
                 found.dev,
@@ -270,26 +295,36 @@ class Pipeline:
         files = [self._folder / f"rows-{name}.jsonl" for name in ("match", "transformed")]
         folder = self._session.workspace.experts_path
         for task in labels:
-            if task not in BINARY | CHOOSING or len(labels[task]) < LEAST_LABELS:
+            if not may_have_expert(task, labels[task]):
                 continue
 
             def work(task: str = task) -> Metrics:
                 extra = [row for file in files for row in read_rows(file) if row.task == task]
-                card = train_expert(
-                    self._session, task, None, extra, self._settings.expert, self._notice
-                )
+                try:
+                    card = train_expert(
+                        self._session,
+                        task,
+                        None,
+                        extra,
+                        self._settings.expert,
+                        self._notice,
+                        self._settings.held_out,
+                    )
+                except TrainingError as error:  # the labels are spread, or one-sided in a fold
+                    return {"used": False, "why": error.what}
                 return {"id": card.id, "used": card.use, "why": card.reason, **card.metrics}
 
             def is_done(task: str = task) -> bool:
-                made = self._recorded(f"expert {task}").get("id")
+                made = self._recorded(f"expert {task}").get("id")  # None where none was to be made
                 base = self._session.encoder_path
-                return made is not None and whole_expert(folder / str(made), base) is not None
+                return made is None or whole_expert(folder / str(made), base) is not None
 
             inputs = (
                 self._session.demonstrator.digest(task),
                 *(_content(file) for file in files),
                 model_digest(self._session.encoder_path),
                 repr(self._settings.expert),
+                self._settings.held_out.digest,
             )
             yield Stage(f"expert {task}", EXPERT_VERSION, inputs, work, is_done)
 
@@ -300,6 +335,15 @@ class Pipeline:
 
     def _digests(self, labels: Mapping[str, object]) -> list[str]:
         return [f"{task} {self._session.demonstrator.digest(task)}" for task in labels]
+
+
+def _names(stage: str, labels: Mapping[str, Sequence[TrainingRow]]) -> list[str]:
+    """Names of the stages behind one of `RETRIEVAL`, for these labels."""
+    if stage == "annotate":
+        return ["annotate match"] if labels.get("match") else []
+    if stage == "expert":
+        return [f"expert {task}" for task, rows in labels.items() if may_have_expert(task, rows)]
+    return [stage]
 
 
 def _content(path: Path) -> str:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from meld_duckdb.locks import FileLock
@@ -52,7 +54,9 @@ class Finished:
     skipped: bool
 
 
-def run_stage(workspace: Workspace, lock: FileLock, stage: Stage, notice: Notice) -> Finished:
+def run_stage(
+    workspace: Workspace, lock: FileLock, stage: Stage, notice: Notice, left: str = ""
+) -> Finished:
     """Run a stage, or skip it if its record says that nothing changed.
 
     Args:
@@ -60,13 +64,14 @@ def run_stage(workspace: Workspace, lock: FileLock, stage: Stage, notice: Notice
         lock: The write lock of the workspace, held while the record is written.
         stage: The stage.
         notice: Called with a line when it begins and ends.
+        left: How long it takes with all that follows, in words.
     """
     key = digest("stage", stage.name, str(stage.version), *stage.inputs)
     record = read_stages(workspace).get(stage.name)
     if record is not None and record["key"] == key and stage.is_done():
         notice(f"{stage.name}: unchanged since {record['finished_at']}, skipped")
         return Finished(stage.name, record["metrics"], float(record["seconds"]), skipped=True)
-    notice(f"{stage.name}: started")
+    notice(f"{stage.name}: started{left and f', {left}'}")
     started = time.perf_counter()
     metrics = dict(stage.work())
     seconds = round(time.perf_counter() - started, 1)
@@ -86,6 +91,13 @@ def run_stage(workspace: Workspace, lock: FileLock, stage: Stage, notice: Notice
     _LOG.info("stage %s: %s, %.1f s", stage.name, shown, seconds)
     notice(f"{stage.name}: {shown} ({seconds} s)")
     return Finished(stage.name, metrics, seconds, skipped=False)
+
+
+def clear_half_written(*folders: Path) -> None:
+    """Remove what killed runs left half-written; only while nobody else trains."""
+    for folder in folders:
+        for part in folder.glob(".*"):
+            shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
 
 
 def read_stages(workspace: Workspace) -> dict[str, dict[str, Any]]:
