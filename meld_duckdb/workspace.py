@@ -72,6 +72,11 @@ class Workspace:
         return self.path / "experts"
 
 
+def is_workspace(path: Path) -> bool:
+    """Tell whether a directory is a workspace, without making it one."""
+    return Workspace(path.absolute()).manifest_path.exists()
+
+
 def open_workspace(path: Path) -> Workspace:
     """Open a workspace, making the directory and its manifest on first use.
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from meld_duckdb.errors import InputError, unknown_name
 from meld_duckdb.tasks import TASKS
+from meld_duckdb.train.label_files import KeyedTable, LabelFile, Split, assign_tables
 
 READERS = {
     ".parquet": "read_parquet(?)",
@@ -117,10 +118,9 @@ def read_source(source: Source) -> Content:
         with duckdb.connect() as connection:
             return _rows(connection, READERS[_kind(source.path)], str(source.path))
     except duckdb.Error as error:
-        why = "its ending says how it is read" if source.table is None else None
-        raise InputError(
-            f"{source.given} cannot be read: {_first_line(error)}", hint=why
-        ) from error
+        what = f"{source.given} cannot be read: {str(error).strip().splitlines()[0]}"
+        hint = "its ending says how it is read" if source.table is None else None
+        raise InputError(what, hint=hint) from error
 
 
 def _read_table(path: Path, table: str) -> Content:
@@ -150,15 +150,60 @@ def _columns(connection: Any, reader: str, argument: str) -> list[str]:
     return [str(column[0]) for column in described]
 
 
-def read_pairs(lefts: Sequence[str], rights: Sequence[str]) -> list[tuple[Source, Source]]:
-    """The tables that ids refer to, a left and a right one each.
+def read_label_files(
+    labels: Sequence[str],
+    tests: Sequence[str],
+    tasks: Sequence[str],
+    tables: tuple[Sequence[str], Sequence[str]],
+    keys: tuple[str, str],
+) -> list[LabelFile]:
+    """Read the label files of a command, and the tables they refer to.
+
+    Args:
+        labels: Files as given.
+        tests: Further ones, whose rows are all test rows.
+        tasks: Task of those that name none: at most one is named then.
+        tables: Left and right tables.
+        keys: Their key columns.
 
     Raises:
-        InputError: There is another number of left than of right ones.
+        InputError: A file cannot be read, or it is not clear what it is.
     """
+    given: list[tuple[str, Split | None]] = [(text, None) for text in labels]
+    given += [(text, "test") for text in tests]
+    sources = [(parse_source(text), split) for text, split in given]
+    pairs = _sources_of_tables(*tables)
+    files = []
+    for source, split in sources:
+        task, content = _task_of(source, tasks), read_source(source)
+        files.append(
+            LabelFile(task, source.given, content.columns, content.rows, keys, split=split)
+        )
+    return assign_tables(files, [(_table(a, keys[0]), _table(b, keys[1])) for a, b in pairs])
+
+
+def _task_of(source: Source, tasks: Sequence[str]) -> str:
+    if source.task is not None:
+        return source.task
+    if len(tasks) != 1:
+        named = "none is named" if not tasks else f"{', '.join(tasks)} are named"
+        raise InputError(
+            f"the task of {source.given} is not clear: {named}",
+            hint=f"give --task match for all files, or match={source.given} for this one",
+        )
+    return tasks[0]
+
+
+def _sources_of_tables(lefts: Sequence[str], rights: Sequence[str]) -> list[tuple[Source, Source]]:
     if len(lefts) != len(rights):
         raise InputError(
             f"--left is given {len(lefts)} times, --right {len(rights)} times",
             hint="give both for every data set; the same file twice for one table",
         )
     return [(parse_source(a), parse_source(b)) for a, b in zip(lefts, rights, strict=True)]
+
+
+def _table(source: Source, key: str) -> KeyedTable:
+    from meld_duckdb.handlers.base import table_records
+
+    return KeyedTable(source.name, source.given, key, table_records(read_source(source).rows))

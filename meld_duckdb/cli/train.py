@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from meld_duckdb.cli.train_progress import Progress
 
 if TYPE_CHECKING:
-    from meld_duckdb.settings import Settings
-    from meld_duckdb.train.label_files import Checked, KeyedTable, LabelFile, Split
+    pass
 
 _STAGES = ("retrieval",)
 
@@ -77,11 +75,85 @@ def train(
     Rows whose split is 'test' or 'valid' are left out. A stage whose inputs did not change is
     skipped, so that a run that was stopped goes on where it was.
     """
+    from meld_duckdb.cli.label_sources import read_label_files
     from meld_duckdb.settings import resolve
+    from meld_duckdb.train.label_files import check_labels
 
     settings, _ = resolve({"workspace": workspace})
-    shown = Progress()
-    files = _files(labels, tests, tasks, lefts, rights, (left_key, right_key))
-    done = _train(settings, files, tasks, shown)
+    keys = (left_key, right_key)
+    files = read_label_files(labels, tests, tasks, (lefts, rights), keys)
+    done = _train(settings, check_labels(files), files, tasks)
     if as_json:
         click.echo(json.dumps(done, indent=1))
+
+
+def _train(
+    settings: Settings, given: Sequence[Checked], files: Sequence[LabelFile], tasks: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Check labels against the workspace, learn them, train, and ask about validation rows."""
+    from meld_duckdb.train.given_labels import remember_held_out
+    from meld_duckdb.train.judge_valid import judge_valid
+    from meld_duckdb.train.pipeline import Pipeline, TrainSettings
+    from meld_duckdb.train.pseudo_labels import held_out_of
+
+    shown = Progress()
+    session = _reviewed(settings, given, shown)
+    held_out = held_out_of(session) | remember_held_out(session, given)
+    rows = _learned(session, given, files, shown)
+    pipeline = Pipeline(
+        session, TrainSettings(held_out=held_out), notice=shown.line, progress=shown.step
+    )
+    shown.rest_s = lambda: pipeline.rest_s
+    wanted = tuple(dict.fromkeys((*tasks, *(labels.task for labels in given))))
+    for f in pipeline.run(wanted):
+        rows.append({"stage": f.name, "seconds": f.seconds, "skipped": f.skipped, **f.metrics})
+    for labels in given:
+        if labels.valid:
+            found = judge_valid(session, labels.task, labels.valid)
+            said = ", ".join(f"{name} {value}" for name, value in found.items())
+            shown.line(f"validation rows of {labels.task}: {said}")
+            rows.append({"stage": f"valid {labels.task}", **found})
+    return rows
+
+
+def _reviewed(settings: Settings, given: Sequence[Checked], shown: Progress) -> Session:
+    """Open the workspace, once the labels are known to be good for it."""
+    from meld_duckdb.service import LocalService
+    from meld_duckdb.train.given_labels import held_out_path, review
+    from meld_duckdb.train.held_out import NOTHING, HeldOut
+    from meld_duckdb.workspace import is_workspace
+
+    if not is_workspace(settings.workspace):
+        for labels in given:
+            review(labels, {}, NOTHING)
+        session = LocalService(settings).session
+    else:
+        session = LocalService(settings).session
+        remembered = HeldOut.read(held_out_path(session.workspace))
+        for labels in given:
+            review(labels, session.demonstrator.labels(labels.task), remembered)
+    for labels in given:
+        for line in (*labels.lines, *(f"warning: {text}" for text in labels.warnings)):
+            shown.line(line)
+    return session
+
+
+def _learned(
+    session: Session, given: Sequence[Checked], files: Sequence[LabelFile], shown: Progress
+) -> list[dict[str, Any]]:
+    """Index the tables of the labels and learn the labels; gives a row per task."""
+    from meld_duckdb.train.given_labels import index_tables, teach
+
+    tables = {table.name: table for file in files for table in file.tables or ()}
+    for line in index_tables(session, list(tables.values())):
+        shown.line(line)
+    rows: list[dict[str, Any]] = []
+    for labels in given:
+        learned = teach(session, labels)
+        held = {"test": len(labels.test), "valid": len(labels.valid)}
+        rows.append({"stage": f"labels {labels.task}", "learned": learned, **held})
+        shown.line(
+            f"labels {labels.task}: {learned} learned, {held['test']} test and "
+            f"{held['valid']} validation rows held out"
+        )
+    return rows

@@ -37,6 +37,17 @@ def held_out_by(checked: Iterable[Checked], max_chars: int) -> HeldOut:
     return hold_out(queries, records, max_chars)
 
 
+def remember_held_out(session: Session, checked: Iterable[Checked]) -> HeldOut:
+    """Add test and validation rows to those of earlier runs; gives all of them."""
+    path = held_out_path(session.workspace)
+    before = HeldOut.read(path)
+    now = before | held_out_by(checked, session.settings.answer.max_record_chars)
+    if now != before:
+        path.parent.mkdir(exist_ok=True)
+        now.write(path)
+    return now
+
+
 def _asked_about(query: Query) -> list[Record]:
     """The record, with and without the value that is asked for."""
     record = query.records[0]

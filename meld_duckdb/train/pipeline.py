@@ -34,7 +34,15 @@ from meld_duckdb.train.pseudo_labels import AnnotateSettings, annotate_matches, 
 from meld_duckdb.train.rows import TrainingRow, read_rows, write_rows
 from meld_duckdb.train.schedule import Schedule
 from meld_duckdb.train.self_annotate import NoiseEstimate, estimate_noise
-from meld_duckdb.train.stages import Finished, Metrics, Notice, Stage, clear_half_written, read_stages, run_stage
+from meld_duckdb.train.stages import (
+    Finished,
+    Metrics,
+    Notice,
+    Stage,
+    clear_half_written,
+    read_stages,
+    run_stage,
+)
 from meld_duckdb.train.transform import TRANSFORMS, transform
 
 EXPERT_VERSION = 1
