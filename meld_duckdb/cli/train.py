@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from meld_duckdb.cli.train_progress import Progress
 
 if TYPE_CHECKING:
-    pass
+    from meld_duckdb.planner.session import Session
+    from meld_duckdb.settings import Settings
+    from meld_duckdb.train.label_files import Checked, LabelFile
 
 _STAGES = ("retrieval",)
 
