@@ -326,8 +326,8 @@ def _tell_repeated(
         checked.lines.append(f"{task}: {again.n_rows} rows repeat another with the same answer")
     if torn.n_rows:
         checked.warnings.append(
-            f"{task}: {torn.n_rows} rows left out: they give {n_questions} questions more than one "
-            f"answer, such as {'; '.join(torn.examples)}"
+            f"{task}: {torn.n_rows} rows left out: they contradict one another (questions: "
+            f"{n_questions}), such as {'; '.join(torn.examples)}"
         )
     if shut.n_rows:
         checked.warnings.append(
@@ -335,7 +335,7 @@ def _tell_repeated(
         )
     if not (checked.learn or checked.valid or checked.test):
         raise TrainingError(
-            f"no label of {task} is left: all questions have more than one answer",
+            f"no label of {task} is left: its rows contradict one another",
             hint="correct the answers; equal questions need equal answers",
         )
 
