@@ -101,7 +101,8 @@ def open_workspace(path: Path) -> Workspace:
         raise ArtefactIncompatible(
             f"the workspace {workspace.path} has schema version {version}, "
             f"this version of meld-duckdb reads up to {SCHEMA_VERSION}",
-            hint="upgrade meld-duckdb, or use another workspace",
+            hint="upgrade it: pip install --upgrade meld-duckdb; or make another workspace: "
+            "meld train LABELS --workspace DIRECTORY",
         )
     return workspace
 
@@ -158,7 +159,8 @@ def bind_encoder(
         raise ArtefactIncompatible(
             f"the vectors of the workspace {workspace.path} have {bound['dimension']} numbers and "
             f"come from the encoder {bound['name']!r}; those of {name!r} have {dimension}",
-            hint="use another workspace, or an encoder with vectors of that length",
+            hint=f"go back: MELD_ENCODER={bound['name']}; or forget these vectors and index again: "
+            f"meld workspace rebuild --vectors --workspace {workspace.path}",
         )
     if bound != wanted:
         change_manifest(workspace, lock, lambda manifest: manifest.update(encoder=wanted))
@@ -183,9 +185,40 @@ def read_adapter(workspace: Workspace) -> Path | None:
     if not adapter.is_dir():
         raise ArtefactCorrupt(
             f"the adapter of the encoder is gone from {workspace.encoder_folder}: {name}",
-            hint="restore it, or run meld train --stages retrieval again",
+            hint=f"make it anew: meld train --workspace {workspace.path}",
         )
     return adapter
+
+
+def check_adapter(workspace: Workspace, adapter: Path, name: str, digest: str) -> None:
+    """Refuse an adapter that was trained for another encoder than the one it is to be put on.
+
+    Args:
+        workspace: The workspace.
+        adapter: Its adapter.
+        name: The encoder that the settings name.
+        digest: Identity of that encoder.
+
+    Raises:
+        ArtefactIncompatible: It was trained for another one.
+        ArtefactCorrupt: It does not say for which.
+    """
+    again = f"tune this one: meld train --workspace {workspace.path}"
+    try:
+        made_for = json.loads((adapter / ADAPTER_CARD).read_text("utf-8")).get("encoder_digest")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ArtefactCorrupt(
+            f"the adapter {adapter} has no card that can be read: {error}", hint=again
+        ) from error
+    if made_for == digest:
+        return
+    before = (read_manifest(workspace).get("encoder") or {}).get("name")
+    back = f"; or go back: MELD_ENCODER={before}" if before and before != name else ""
+    raise ArtefactIncompatible(
+        f"the encoder of the workspace {workspace.path} was tuned from another model than the "
+        f"{name} of now",
+        hint=f"{again}{back}",
+    )
 
 
 def unusable(path: Path, error: sqlite3.Error) -> ArtefactError:

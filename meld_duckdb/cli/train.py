@@ -101,6 +101,8 @@ def _train(
 
     shown = Progress()
     session = _reviewed(settings, given, shown)
+    if (unfit := session.shed_adapter()) is not None:
+        shown.line(f"{unfit}: it is tuned anew")
     held_out = held_out_of(session) | remember_held_out(session, given)
     rows = _learned(session, given, files, shown)
     pipeline = Pipeline(

@@ -232,7 +232,7 @@ def test_questions_of_other_tables_have_no_expert(tmp_path: Path) -> None:
 def test_a_damaged_card_is_named(tmp_path: Path, text: str) -> None:
     folder = workspace_of(tmp_path, card())
     (folder / "match-one" / CARD).write_text(text)
-    with pytest.raises(ArtefactCorrupt, match=r"card\.json.*train the expert again"):
+    with pytest.raises(ArtefactCorrupt, match=r"card\.json.*train it again: meld train"):
         source(folder, Opinion(1.0)).find("match", pair(0.5), ())
 
 
@@ -268,6 +268,7 @@ def test_experts_of_another_encoder_are_left_out_with_one_notice(tmp_path: Path)
     os.utime(folder, (1, 1))
     assert experts.find("match", pair(0.5), ()) is None
     assert len(notices) == 1 and "belongs to another encoder" in notices[0]
+    assert notices[0].endswith("train it again: meld train --task match")
     assert "another encoder" in (experts.missing("match") or "")
 
 
