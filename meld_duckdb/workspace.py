@@ -10,14 +10,19 @@ import json
 import os
 import sqlite3
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from meld_duckdb.errors import ArtefactCorrupt, ArtefactError, ArtefactIncompatible, ConfigError
+from meld_duckdb.locks import FileLock
 
 SCHEMA_VERSION = 2
 """1: vectors of one encoder; 2: vectors know their encoder, tables and history are in LanceDB."""
+
+ADAPTER_CARD = "card.json"
+"""Beside an adapter of the encoder: what it was made from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +87,11 @@ class Workspace:
         return self.path / "calibration"
 
 
+def is_workspace(path: Path) -> bool:
+    """Tell whether a directory is a workspace, without making it one."""
+    return Workspace(path.absolute()).manifest_path.exists()
+
+
 def open_workspace(path: Path) -> Workspace:
     """Open a workspace, making the directory and its manifest on first use.
 
@@ -106,7 +116,8 @@ def open_workspace(path: Path) -> Workspace:
         raise ArtefactIncompatible(
             f"the workspace {workspace.path} has schema version {version}, "
             f"this version of meld-duckdb reads up to {SCHEMA_VERSION}",
-            hint="upgrade meld-duckdb, or use another workspace",
+            hint="upgrade it: pip install --upgrade meld-duckdb; or make another workspace: "
+            "meld train LABELS --workspace DIRECTORY",
         )
     return workspace
 
@@ -128,33 +139,52 @@ def read_manifest(workspace: Workspace) -> dict[str, Any]:
     return manifest
 
 
-def bind_encoder(workspace: Workspace, name: str, digest: str, dimension: int) -> None:
-    """Note in the manifest which encoder makes the vectors from now on.
+def change_manifest(
+    workspace: Workspace, lock: FileLock, change: Callable[[dict[str, Any]], None]
+) -> None:
+    """Change the manifest while no other process or thread does.
+
+    Args:
+        workspace: The workspace.
+        lock: Its write lock; in one process there must be one only.
+        change: Changes the manifest as it is by then.
+
+    Raises:
+        ArtefactCorrupt: The manifest is not JSON, or has no schema version.
+    """
+    with lock.hold():
+        manifest = read_manifest(workspace)
+        change(manifest)
+        write_atomic(workspace.manifest_path, json.dumps(manifest, indent=1))
+
+
+def bind_encoder(
+    workspace: Workspace, lock: FileLock, name: str, digest: str, dimension: int
+) -> None:
+    """Note in the manifest which encoder makes the vectors from now on; see `change_manifest`.
 
     Vectors of another encoder with the same dimension stay, but count as not there.
 
     Raises:
         ArtefactIncompatible: The vectors of the workspace have another dimension.
     """
-    manifest = read_manifest(workspace)
-    bound = manifest.get("encoder") or {}
+    bound = read_manifest(workspace).get("encoder") or {}
     wanted = {"name": name, "digest": digest, "dimension": dimension}
     if bound.get("dimension", dimension) != dimension:
         raise ArtefactIncompatible(
             f"the vectors of the workspace {workspace.path} have {bound['dimension']} numbers and "
             f"come from the encoder {bound['name']!r}; those of {name!r} have {dimension}",
-            hint="use another workspace, or an encoder with vectors of that length",
+            hint=f"go back: MELD_ENCODER={bound['name']}; or forget these vectors and index again: "
+            f"meld workspace rebuild --vectors --workspace {workspace.path}",
         )
     if bound != wanted:
-        manifest["encoder"] = wanted
-        write_atomic(workspace.manifest_path, json.dumps(manifest))
+        change_manifest(workspace, lock, lambda manifest: manifest.update(encoder=wanted))
 
 
-def adopt_adapter(workspace: Workspace, adapter: Path | None) -> None:
+def adopt_adapter(workspace: Workspace, lock: FileLock, adapter: Path | None) -> None:
     """Note in the manifest which adapter of `Workspace.encoder_folder` the encoder takes."""
-    manifest = read_manifest(workspace)
-    manifest["encoder_adapter"] = None if adapter is None else adapter.name
-    write_atomic(workspace.manifest_path, json.dumps(manifest, indent=1))
+    name = None if adapter is None else adapter.name
+    change_manifest(workspace, lock, lambda manifest: manifest.update(encoder_adapter=name))
 
 
 def read_adapter(workspace: Workspace) -> Path | None:
@@ -170,9 +200,40 @@ def read_adapter(workspace: Workspace) -> Path | None:
     if not adapter.is_dir():
         raise ArtefactCorrupt(
             f"the adapter of the encoder is gone from {workspace.encoder_folder}: {name}",
-            hint="restore it, or run meld train --stages retrieval again",
+            hint=f"make it anew: meld train --workspace {workspace.path}",
         )
     return adapter
+
+
+def check_adapter(workspace: Workspace, adapter: Path, name: str, digest: str) -> None:
+    """Refuse an adapter that was trained for another encoder than the one it is to be put on.
+
+    Args:
+        workspace: The workspace.
+        adapter: Its adapter.
+        name: The encoder that the settings name.
+        digest: Identity of that encoder.
+
+    Raises:
+        ArtefactIncompatible: It was trained for another one.
+        ArtefactCorrupt: It does not say for which.
+    """
+    again = f"tune this one: meld train --workspace {workspace.path}"
+    try:
+        made_for = json.loads((adapter / ADAPTER_CARD).read_text("utf-8")).get("encoder_digest")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ArtefactCorrupt(
+            f"the adapter {adapter} has no card that can be read: {error}", hint=again
+        ) from error
+    if made_for == digest:
+        return
+    before = (read_manifest(workspace).get("encoder") or {}).get("name")
+    back = f"; or go back: MELD_ENCODER={before}" if before and before != name else ""
+    raise ArtefactIncompatible(
+        f"the encoder of the workspace {workspace.path} was tuned from another model than the "
+        f"{name} of now",
+        hint=f"{again}{back}",
+    )
 
 
 def unusable(path: Path, error: sqlite3.Error) -> ArtefactError:

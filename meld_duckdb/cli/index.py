@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from meld_duckdb.train.schedule import duration
+
 if TYPE_CHECKING:
     from meld_duckdb.planner.indexing import Indexed
     from meld_duckdb.records import Record
@@ -121,7 +123,7 @@ class Progress:
     def _line(self, now: float, done: int, total: int) -> str:
         began, before = self._started or (now, done)
         rate = (done - before) / max(now - began, 1e-9)
-        left = f", {_duration((total - done) / rate)} left" if rate > 0 else ""
+        left = f", {duration((total - done) / rate)} left" if rate > 0 else ""
         resumed = f" ({before} from before)" if before else ""
         return f"meld: {self._name}: {done}/{total} rows{resumed}, {rate:.0f} rows/s{left}"
 
@@ -134,14 +136,6 @@ class Progress:
 
 def _say(text: str, ends: bool) -> None:
     click.echo(f"\r{text}\x1b[K" if sys.stderr.isatty() and text else text, nl=ends, err=True)
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def as_text(done: Indexed) -> str:

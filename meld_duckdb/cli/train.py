@@ -1,18 +1,52 @@
-"""``meld train``: let a workspace learn from its labels."""
+"""``meld train``: let a workspace learn from labels, those it has and those of files."""
 
 from __future__ import annotations
 
 import json
-import sys
-import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from meld_duckdb.cli.train_progress import Progress
+
+if TYPE_CHECKING:
+    from meld_duckdb.planner.session import Session
+    from meld_duckdb.settings import Settings
+    from meld_duckdb.train.label_files import Checked, LabelFile
 
 _STAGES = ("retrieval", "experts", "all")
 
 
 @click.command()
+@click.argument("labels", nargs=-1)
+@click.option(
+    "--task",
+    "tasks",
+    multiple=True,
+    help="Task of the LABELS; without any, learn from the labels of this task that are there "
+    "(may be repeated; all tasks with labels otherwise).",
+)
+@click.option(
+    "--test",
+    "tests",
+    metavar="LABELS",
+    multiple=True,
+    help="More labels, all of them test rows: held out of all training. May be repeated.",
+)
+@click.option(
+    "--left",
+    "lefts",
+    metavar="FILE",
+    multiple=True,
+    help="Table that ltable_id refers to; one for all LABELS, or one each in order.",
+)
+@click.option(
+    "--right", "rights", metavar="FILE", multiple=True, help="Table that rtable_id refers to."
+)
+@click.option("--left-key", default="id", show_default=True, help="Key column of --left.")
+@click.option("--right-key", default="id", show_default=True, help="Key column of --right.")
 @click.option(
     "--stages",
     type=click.Choice(_STAGES),
@@ -22,78 +56,116 @@ _STAGES = ("retrieval", "experts", "all")
     "trains adapters of the language model and their router.",
 )
 @click.option(
-    "--task",
-    "tasks",
-    multiple=True,
-    help="Learn from the labels of this task; may be repeated. All tasks with labels otherwise.",
-)
-@click.option(
     "--workspace",
     type=click.Path(path_type=Path),
     help="Directory of index, labels and cache (default .meld, or MELD_WORKSPACE).",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print what came of every stage as JSON.")
-def train(stages: str, tasks: tuple[str, ...], workspace: Path | None, as_json: bool) -> None:
-    """Learn from the labels and the indexed tables of a workspace.
+def train(
+    labels: tuple[str, ...],
+    tasks: tuple[str, ...],
+    tests: tuple[str, ...],
+    lefts: tuple[str, ...],
+    rights: tuple[str, ...],
+    left_key: str,
+    right_key: str,
+    stages: str,
+    workspace: Path | None,
+    as_json: bool,
+) -> None:
+    """Learn LABELS and train on all labels and the indexed tables of a workspace.
 
-    Rows indexed as split 'test' are left out. A stage whose inputs did not change is skipped, so
-    that a run that was stopped goes on where it was.
+    LABELS are Parquet, CSV or JSON files, or FILE.duckdb:TABLE; TASK=FILE names the task of one.
+    Rows whose split is 'test' or 'valid' are left out. A stage whose inputs did not change is
+    skipped, so that a run that was stopped goes on where it was.
     """
-    from meld_duckdb.service import LocalService
+    from meld_duckdb.cli.label_sources import read_label_files
     from meld_duckdb.settings import resolve
+    from meld_duckdb.train.label_files import check_labels
+
+    settings, _ = resolve({"workspace": workspace})
+    keys = (left_key, right_key)
+    files = read_label_files(labels, tests, tasks, (lefts, rights), keys)
+    done = _train(settings, check_labels(files), files, tasks, stages)
+    if as_json:
+        click.echo(json.dumps(done, indent=1))
+
+
+def _train(
+    settings: Settings,
+    given: Sequence[Checked],
+    files: Sequence[LabelFile],
+    tasks: Sequence[str],
+    part: str,
+) -> list[dict[str, Any]]:
+    """Check labels against the workspace, learn them, train, and ask about validation rows."""
+    from meld_duckdb.train.given_labels import remember_held_out
+    from meld_duckdb.train.judge_valid import judge_valid
     from meld_duckdb.train.mixture import EXPERTS
     from meld_duckdb.train.pipeline import RETRIEVAL, Pipeline, TrainSettings
     from meld_duckdb.train.pseudo_labels import held_out_of
 
-    settings, _ = resolve({"workspace": workspace})
-    session = LocalService(settings).session
-    held_out = held_out_of(session)
     shown = Progress()
+    session = _reviewed(settings, given, shown)
+    if (unfit := session.shed_adapter()) is not None:
+        shown.line(f"{unfit}: it is tuned anew")
+    held_out = held_out_of(session) | remember_held_out(session, given)
+    rows = _learned(session, given, files, shown)
     pipeline = Pipeline(
-        session,
-        TrainSettings(held_out=held_out),
-        notice=shown.line,
-        progress=shown.step,
+        session, TrainSettings(held_out=held_out), notice=shown.line, progress=shown.step
     )
-    parts = {"retrieval": RETRIEVAL, "experts": EXPERTS, "all": (*RETRIEVAL, *EXPERTS)}
-    finished = pipeline.run(tasks, parts[stages])
-    if as_json:
-        rows = [
-            {"stage": f.name, "seconds": f.seconds, "skipped": f.skipped, **dict(f.metrics)}
-            for f in finished
-        ]
-        click.echo(json.dumps(rows, indent=1))
+    shown.rest_s = lambda: pipeline.rest_s
+    wanted = tuple(dict.fromkeys((*tasks, *(labels.task for labels in given))))
+    stages = {"retrieval": RETRIEVAL, "experts": EXPERTS, "all": (*RETRIEVAL, *EXPERTS)}[part]
+    for f in pipeline.run(wanted, stages):
+        rows.append({"stage": f.name, "seconds": f.seconds, "skipped": f.skipped, **f.metrics})
+    for labels in given:
+        if labels.valid:
+            found = judge_valid(session, labels.task, labels.valid)
+            said = ", ".join(f"{name} {value}" for name, value in found.items())
+            shown.line(f"validation rows of {labels.task}: {said}")
+            rows.append({"stage": f"valid {labels.task}", **found})
+    return rows
 
 
-class Progress:
-    """Steps of a stage on standard error: on one line of a terminal, else now and then."""
+def _reviewed(settings: Settings, given: Sequence[Checked], shown: Progress) -> Session:
+    """Open the workspace, once the labels are known to be good for it."""
+    from meld_duckdb.service import LocalService
+    from meld_duckdb.train.given_labels import held_out_path, review
+    from meld_duckdb.train.held_out import NOTHING, HeldOut
+    from meld_duckdb.workspace import is_workspace
 
-    every_s = 10.0
+    if not is_workspace(settings.workspace):
+        for labels in given:
+            review(labels, {}, NOTHING)
+        session = LocalService(settings).session
+    else:
+        session = LocalService(settings).session
+        remembered = HeldOut.read(held_out_path(session.workspace))
+        for labels in given:
+            review(labels, session.demonstrator.labels(labels.task), remembered)
+    for labels in given:
+        for line in (*labels.lines, *(f"warning: {text}" for text in labels.warnings)):
+            shown.line(line)
+    return session
 
-    def __init__(self) -> None:
-        self._stream = sys.stderr
-        self._started = time.monotonic()
-        self._shown_at = 0.0
-        self._open = False
-        self._what = ""
 
-    def line(self, text: str) -> None:
-        """Print a line of its own."""
-        if self._open:
-            click.echo(err=True)
-        self._open, self._what = False, ""
-        click.echo(text, err=True)
+def _learned(
+    session: Session, given: Sequence[Checked], files: Sequence[LabelFile], shown: Progress
+) -> list[dict[str, Any]]:
+    """Index the tables of the labels and learn the labels; gives a row per task."""
+    from meld_duckdb.train.given_labels import index_tables, teach
 
-    def step(self, what: str, done: int, total: int) -> None:
-        """Show how far a stage is and how long it will take."""
-        now = time.monotonic()
-        if what != self._what:
-            self._what, self._started, self._shown_at = what, now, 0.0
-        terminal = self._stream.isatty()
-        if done < total and now - self._shown_at < (0.5 if terminal else self.every_s):
-            return
-        self._shown_at = now
-        left = (now - self._started) / max(done, 1) * (total - done)
-        text = f"{what}: {done} of {total}, about {left:.0f} s left"
-        click.echo(f"\r{text}\x1b[K" if terminal else text, err=True, nl=not terminal)
-        self._open = terminal
+    tables = {table.name: table for file in files for table in file.tables or ()}
+    for line in index_tables(session, list(tables.values())):
+        shown.line(line)
+    rows: list[dict[str, Any]] = []
+    for labels in given:
+        learned = teach(session, labels)
+        held = {"test": len(labels.test), "valid": len(labels.valid)}
+        rows.append({"stage": f"labels {labels.task}", "learned": learned, **held})
+        shown.line(
+            f"labels {labels.task}: {learned} learned, {held['test']} test and "
+            f"{held['valid']} validation rows held out"
+        )
+    return rows

@@ -55,12 +55,18 @@ def rollback(version: int, workspace: Path | None) -> None:
 
 
 @workspace_group.command()
+@click.option(
+    "--vectors",
+    is_flag=True,
+    help="Also forget all vectors, for an encoder whose vectors have another length.",
+)
 @_WORKSPACE
-def rebuild(workspace: Path | None) -> None:
+def rebuild(vectors: bool, workspace: Path | None) -> None:
     """Make the catalogue of tables and labels anew from the index, after it was damaged."""
     from meld_duckdb.errors import ArtefactCorrupt
     from meld_duckdb.workspace import open_workspace, set_aside
 
+    dimension = _dimension() if vectors else None
     try:
         ledger = _ledger(workspace)
     except ArtefactCorrupt:
@@ -69,8 +75,21 @@ def rebuild(workspace: Path | None) -> None:
         ledger = _ledger(workspace)
     for line in ledger.rebuild():
         click.echo(line, err=True)
+    if dimension is not None:
+        ledger.forget_vectors(dimension)
+        click.echo("no row has a vector now: index the tables again, and meld train", err=True)
     counts = ledger.operations()[-1].n_rows
     click.echo(f"{counts.get('tables', 0)} tables, {counts.get('labels', 0)} labels")
+
+
+def _dimension() -> int:
+    """Length of the vectors of the encoder that the settings name."""
+    from meld_duckdb.models import locate
+    from meld_duckdb.retrieval.encoder import Encoder, read_dimension
+
+    settings, _ = resolve()
+    path = locate(settings.answer.encoder, settings.model_dir, "encoder")
+    return read_dimension(path) or Encoder(path, device=settings.device).dimension
 
 
 @workspace_group.command()

@@ -9,6 +9,7 @@ nothing per pair.
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -216,9 +217,21 @@ def save_weights(encoder: Any, head: Any, folder: Path) -> None:
 
     with quiet_peft():
         encoder.save_pretrained(str(folder))
-    (folder / "README.md").unlink(missing_ok=True)  # a template of PEFT without content
+    tidy_adapter(folder)
     state = {name: value.detach().cpu().contiguous() for name, value in head.state_dict().items()}
     save_file(state, str(folder / HEAD))
+
+
+def tidy_adapter(folder: Path) -> None:
+    """Take out of a saved adapter what differs between equal trainings: order of names, paths."""
+    (folder / "README.md").unlink(missing_ok=True)  # a template of PEFT without content
+    path = folder / ADAPTER_CONFIG
+    config = json.loads(path.read_text("utf-8"))
+    config["base_model_name_or_path"] = None
+    for name, value in config.items():
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            config[name] = sorted(value)  # PEFT keeps them as a set
+    path.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", "utf-8")
 
 
 def tokenise(tokenizer: Any, pairs: Sequence[tuple[str, str]], max_tokens: int) -> list[Any]:

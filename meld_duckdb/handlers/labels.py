@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 
 import pyarrow as pa
 
 from meld_duckdb.arrow import as_array, python_values
-from meld_duckdb.errors import InputError, unknown_name
 from meld_duckdb.handlers.base import (
     HandlerBase,
     expect,
@@ -16,15 +14,10 @@ from meld_duckdb.handlers.base import (
     table_records,
     whole_number,
 )
+from meld_duckdb.planner.given_labels import MAY_BE_BLANK, read_labels
 from meld_duckdb.planner.label_next import label_next
-from meld_duckdb.planner.questions import label_query
-from meld_duckdb.records import value_text
-from meld_duckdb.tasks import TASKS
 from meld_duckdb.tasks.base import Query
 from meld_duckdb.udfs import SqlFunction
-
-_TRUE_WORDS = frozenset({"true", "1", "yes", "t"})
-_FALSE_WORDS = frozenset({"false", "0", "no", "f"})
 
 
 class LabelHandlers(HandlerBase):
@@ -37,10 +30,10 @@ class LabelHandlers(HandlerBase):
         labelled: dict[str, list[tuple[Query, str]]] = {}
         stored: list[bool | None] = []
         for task, query, answer in rows:
-            if task is None or query is None or (answer is None and task not in _MAY_BE_BLANK):
+            if task is None or query is None or (answer is None and task not in MAY_BE_BLANK):
                 stored.append(None)
                 continue
-            found = list(_labels(str(task), query, answer))
+            found = list(read_labels(str(task), query, answer))
             labelled.setdefault(str(task), []).extend(found)
             stored.append(True if found else None)
         for task, labels in labelled.items():
@@ -83,61 +76,3 @@ _QUESTION = pa.list_(
         ]
     )
 )
-_MAY_BE_BLANK = frozenset({"repair", "extract_attribute", "link_entity"})
-"""Tasks with the answer that there is nothing (no value, no candidate); in SQL it is NULL."""
-
-
-def _labels(task: str, query: object, answer: object) -> Iterator[tuple[Query, str]]:
-    """Check one row of ``meld_learn``; nothing where a part of the query is NULL.
-
-    A repair may be given as a whole row: every column of it that the row asked about has is a
-    label.
-    """
-    if task not in TASKS:
-        what, hint = unknown_name("task", task, TASKS)
-        raise InputError(what, hint=hint)
-    fields = _parts(task, query)
-    if task == "repair" and isinstance(answer, Mapping) and "column" not in fields:
-        for column, value in answer.items():
-            built = label_query(task, {**fields, "column": column})
-            if isinstance(built, Query):
-                yield built, _label_answer(task, value)
-        return
-    built = label_query(task, fields)
-    if isinstance(built, Query):
-        yield built, _label_answer(task, answer)
-    elif built is not None:
-        raise InputError(f"the query of a {task} label cannot be read: {built}")
-
-
-def _parts(task: str, query: object) -> Mapping[str, object]:
-    fields = query
-    if isinstance(query, str):
-        try:
-            fields = json.loads(query)
-        except ValueError:
-            fields = None
-    if not isinstance(fields, Mapping):
-        raise InputError(
-            f"the query of a {task} label is {str(query)[:200]!r}, expected a STRUCT",
-            hint="write it as {'name of the argument': ..., ...}",
-        )
-    return fields
-
-
-def _label_answer(task: str, answer: object) -> str:
-    labels = TASKS[task].labels
-    text = value_text(answer) or ""
-    if labels is None:
-        return text
-    word = text.lower()
-    if word in labels:
-        return word
-    if word in _TRUE_WORDS:
-        return labels[0]
-    if word in _FALSE_WORDS:
-        return labels[1]
-    raise InputError(
-        f"the answer of a {task} label is {text!r}, expected true, false, {labels[0]!r} or "
-        f"{labels[1]!r}"
-    )

@@ -25,7 +25,7 @@ CARD = "card.json"
 Key = tuple[str, ...]
 """What the questions of an expert have in common; see `expert_key`."""
 
-_HINT = "train the expert again, or remove its directory"
+_HINT = "train it again: meld train; or remove its directory"
 
 
 @dataclass(frozen=True, slots=True)

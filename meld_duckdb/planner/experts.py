@@ -257,10 +257,12 @@ class Experts:
         return lambda: self._load(card, self._folder / card.id)
 
     def _unfit(self, card: ExpertCard) -> str | None:
+        again = f"train it again: meld train --task {card.task}"
         if card.text_version != TEXT_VERSION:
-            return f"the expert {card.id} was trained on texts of another version: train it again"
+            return f"the expert {card.id} was trained on texts of another version; {again}"
         if card.encoder_digest != self._encoder_digest():
-            return f"the expert {card.id} belongs to another encoder ({card.encoder}): not used"
+            made_on = f"belongs to another encoder ({card.encoder})"
+            return f"the expert {card.id} {made_on}: not used; {again}"
         return None
 
     def _tell(self, line: str) -> None:

@@ -7,7 +7,6 @@ mark while nobody holds the write lock, finds an operation whose process died, a
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from meld_duckdb.records import Record
 from meld_duckdb.retrieval.catalogue import Catalogue, IndexedTable
 from meld_duckdb.retrieval.history import Operation
 from meld_duckdb.retrieval.store import Label, Store, StoredTable
-from meld_duckdb.workspace import SCHEMA_VERSION, Workspace, read_manifest, write_atomic
+from meld_duckdb.workspace import SCHEMA_VERSION, Workspace, change_manifest, read_manifest
 
 _LOG = logging.getLogger(__name__)
 _ROLLBACK = "rollback to "
@@ -181,6 +180,25 @@ class Ledger:
             n_rows = store.keep_entries([t.digest for t in store.tables()])
         return [*wrong, *([f"{n_rows} rows that no table owns were removed"] if n_rows else [])]
 
+    def forget_vectors(self, dimension: int) -> None:
+        """Forget all vectors and the tuned encoder, for an encoder with vectors of another length.
+
+        Rows, labels and facts stay; tables are embedded when they are indexed again.
+        """
+        what = "forget vectors"
+        store = self.open_store(checked=False)
+        with self.index_lock.hold(), self.write_lock.hold():
+            self._begin(store, what)
+            store.forget_vectors(dimension)
+            for table in store.tables():
+                store.put_table(replace(table, encoder=""))
+            self._sync(store, what)
+            change_manifest(
+                self._workspace,
+                self.write_lock,
+                lambda m: m.update(encoder=None, encoder_adapter=None),
+            )
+
     def compact(self, keep: int) -> None:
         """Merge small files, forget all operations but the latest ``keep`` and what they need."""
         store = self.open_store()
@@ -283,8 +301,8 @@ class Ledger:
                 own = encoder if table.embedded else ""
                 store.put_table(StoredTable(table.name, table.digest, table.n_rows, ordinal, own))
             self._sync(store, "bring up to date")
-            manifest["schema_version"] = SCHEMA_VERSION
-            write_atomic(self._workspace.manifest_path, json.dumps(manifest))
+            current = {"schema_version": SCHEMA_VERSION}
+            change_manifest(self._workspace, self.write_lock, lambda m: m.update(current))
 
 
 def as_entered(table: StoredTable) -> IndexedTable:

@@ -11,7 +11,7 @@ import numpy as np
 
 from meld_duckdb import interrupt, models
 from meld_duckdb.engine.backend import Backend
-from meld_duckdb.errors import ConfigError, unknown_name
+from meld_duckdb.errors import ArtefactError, ConfigError, unknown_name
 from meld_duckdb.planner.backends import BACKENDS, BackendKind
 from meld_duckdb.planner.ledger import Ledger
 from meld_duckdb.records import TEXT_FIELD, Record, plain_text
@@ -25,6 +25,7 @@ from meld_duckdb.workspace import (
     Workspace,
     adopt_adapter,
     bind_encoder,
+    check_adapter,
     open_workspace,
     read_adapter,
 )
@@ -113,9 +114,26 @@ class Loaded:
         Vectors of the encoder before are of no use then: `index` embeds anew.
         """
         with self._lock:
-            adopt_adapter(self._workspace, adapter)
+            adopt_adapter(self._workspace, self.ledger.write_lock, adapter)
             for name in ("encoder", "encoder digest", "store"):
                 self._loaded.pop(name, None)
+
+    def shed_adapter(self) -> str | None:
+        """Let go of a tuned encoder that cannot be used any more; says why, None where it can."""
+        try:
+            self._adapter()
+        except ArtefactError as error:
+            self.adopt_encoder(None)
+            return error.what
+        return None
+
+    def _adapter(self) -> Path | None:
+        """What the encoder of the workspace was tuned to, after a look whether it fits."""
+        adapter = read_adapter(self._workspace)
+        if adapter is not None:
+            digest = models.model_digest(self._encoder_path())
+            check_adapter(self._workspace, adapter, self.settings.answer.encoder, digest)
+        return adapter
 
     @property
     def untuned_encoder(self) -> Encoder:
@@ -126,7 +144,7 @@ class Loaded:
         return self._once("untuned encoder", lambda: Encoder(path, device=device))
 
     def _load_encoder(self) -> Encoder:
-        path, adapter = self._encoder_path(), read_adapter(self._workspace)
+        path, adapter = self._encoder_path(), self._adapter()
         tuned = "" if adapter is None else ", tuned,"
         self._notice(f"loading the encoder {self.settings.answer.encoder}{tuned} (once a process)")
         return Encoder(path, adapter=adapter, device=self.settings.device)
@@ -140,7 +158,7 @@ class Loaded:
         dimension = read_dimension(self._encoder_path()) or self.encoder.dimension
         digest, name = self._encoder_digest(), self.settings.answer.encoder
         store = self.ledger.open_store(dimension, digest)
-        bind_encoder(self._workspace, name, digest, dimension)
+        bind_encoder(self._workspace, self.ledger.write_lock, name, digest, dimension)
         return store
 
     def _backend_kind(self) -> BackendKind:
@@ -158,7 +176,7 @@ class Loaded:
     def _encoder_digest(self) -> str:
         return self._once(
             "encoder digest",
-            lambda: encoder_digest(self._encoder_path(), read_adapter(self._workspace)),
+            lambda: encoder_digest(self._encoder_path(), self._adapter()),
         )
 
     def _model_path(self) -> Path:

@@ -66,7 +66,8 @@ class RowStore:
                 raise ArtefactIncompatible(
                     f"the vectors of {self.lance.path} have {stored} numbers, those of the "
                     f"encoder {self._dimension}",
-                    hint="use another workspace, or an encoder with vectors of that length",
+                    hint="go back to an encoder with vectors of that length, or forget these: "
+                    "meld workspace rebuild --vectors",
                 )
         return table
 
@@ -143,6 +144,25 @@ class RowStore:
         batches = self._batches(name, table, where, columns)
         rows: list[dict[str, Any]] = [row for batch in batches for row in batch.to_pylist()]
         return sorted(rows, key=lambda row: str(row["key"]))
+
+    def forget_vectors(self, dimension: int) -> None:
+        """Forget the vectors of all tables: from now on they have another length."""
+        for name in self.lance.names():
+            table = self.lance.open(name)
+            if table is None or "vector" not in table.schema.names:
+                continue
+            wanted = schema.schema(name, dimension)
+            kept = [column for column in wanted.names if column != "vector"]
+            batches = (schema.without_vectors(b, wanted) for b in self._all(name, table, kept))
+            self.lance.replace(name, pa.RecordBatchReader.from_batches(wanted, batches))
+            if name in schema.SEARCHED:
+                self.lance.index_words(name, schema.SEARCHED[name])
+
+    def _all(
+        self, name: str, table: LanceTable, columns: Sequence[str]
+    ) -> Iterator[pa.RecordBatch]:
+        with self.lance.guard(name):
+            yield from table.search().select(list(columns)).limit(None).to_batches()
 
     def damaged(self, name: str, what: str) -> ArtefactCorrupt:
         """Word the damage of a table that LanceDB itself does not see."""

@@ -180,6 +180,14 @@ def migrated(batch: pa.RecordBatch, wanted: pa.Schema, encoder: str) -> pa.Recor
     return pa.RecordBatch.from_arrays(arrays, schema=wanted)
 
 
+def without_vectors(batch: pa.RecordBatch, wanted: pa.Schema) -> pa.RecordBatch:
+    """Rows of which no encoder has vectors; those they had are not read."""
+    given = dict(zip(batch.schema.names, batch.columns, strict=True))
+    for name in ("encoder", "vector"):
+        given[name] = pa.nulls(batch.num_rows, wanted.field(name).type)
+    return pa.RecordBatch.from_arrays([given[name] for name in wanted.names], schema=wanted)
+
+
 def vector_array(vectors: Sequence[np.ndarray | None] | np.ndarray, dimension: int) -> pa.Array:
     """Vectors as a column; None becomes NULL."""
     if isinstance(vectors, np.ndarray):

@@ -13,9 +13,6 @@ here each positive is a pair of its own, and the others of its group are masked.
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,9 +26,11 @@ import numpy as np
 from meld_duckdb import interrupt
 from meld_duckdb.errors import TrainingError
 from meld_duckdb.train.alignment import Aligned
+from meld_duckdb.train.tuned import Tuned, read_tuned, write_tuned
 
-VERSION = 1
-CARD = "card.json"
+VERSION = 2
+"""Raised whenever the same alignments could give another adapter."""
+
 Progress = Callable[[str, int, int], None]
 """Called with what is done, steps done and steps in all."""
 
@@ -67,23 +66,6 @@ class EncoderSettings:
     seed: int = 42
 
 
-@dataclass(frozen=True, slots=True)
-class Tuned:
-    """What came of tuning.
-
-    Attributes:
-        used: Whether the adapter ranks better and was written.
-        reason: Why it is used or not, in one sentence.
-        metrics: Dev metrics before and after: ``mrr``, ``recall@1``, ``recall@10``.
-        seconds: Spent.
-    """
-
-    used: bool
-    reason: str
-    metrics: dict[str, float]
-    seconds: float
-
-
 def tune_encoder(
     aligned: Sequence[Aligned],
     dev: Sequence[Aligned],
@@ -100,7 +82,8 @@ def tune_encoder(
         dev: Alignments of other groups, at least one.
         distractors: Further entries among which a positive of the dev set has to be found.
         model_path: The encoder to start from.
-        out: Directory to write; appears whole or not at all.
+        out: Directory to write; appears whole or not at all. One that is there is what an earlier
+            run made of the same and is taken as it is: its name must say what it is made of.
         settings: Of the run.
         progress: Told about finished steps.
 
@@ -113,6 +96,9 @@ def tune_encoder(
             f"got {len(aligned)} and {len(dev)}",
             hint="give more labels (meld_learn), or index the tables so that rows can be annotated",
         )
+    made = read_tuned(out)
+    if made is not None:
+        return made
     started = time.perf_counter()
     evaluator = _evaluator(dev, distractors)
     with _quiet(), tempfile.TemporaryDirectory(prefix="meld-encoder-") as folder:
@@ -132,7 +118,7 @@ def tune_encoder(
         figures |= {f"after_{k}": v for k, v in after.items()}
         tuned = Tuned(used, reason, figures, round(time.perf_counter() - started, 1))
         if used:
-            _write(model, out, settings, tuned)
+            write_tuned(model[0].auto_model, out, model_path, asdict(settings), tuned)
     return tuned
 
 
@@ -351,22 +337,6 @@ def _watcher(progress: Progress | None) -> Any:
                 progress("tuning the encoder", state.global_step, state.max_steps)
 
     return Watcher()
-
-
-def _write(model: Any, out: Path, settings: EncoderSettings, tuned: Tuned) -> None:
-    """Write adapter and card beside their place and rename: they appear whole or not at all."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-    try:
-        model[0].auto_model.save_pretrained(str(temporary), safe_serialization=True)
-        card = {"version": VERSION, "settings": asdict(settings), **asdict(tuned)}
-        (temporary / CARD).write_text(json.dumps(card, indent=1), "utf-8")
-        if out.exists():
-            shutil.rmtree(out)
-        os.replace(temporary, out)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 @contextmanager

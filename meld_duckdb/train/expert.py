@@ -43,6 +43,7 @@ from meld_duckdb.train.cross_encoder import (
     train_cross_encoder,
 )
 from meld_duckdb.train.folds import draw_folds, groups_of, without
+from meld_duckdb.train.held_out import NOTHING, HeldOut
 from meld_duckdb.train.rows import TrainingRow
 from meld_duckdb.train.stack import IntArray, Verdict, fit_option_stack, fit_stack
 
@@ -73,6 +74,16 @@ class _Lesson:
     tier0: Opinions
 
 
+def may_have_expert(task: str, rows: Sequence[TrainingRow]) -> bool:
+    """Tell whether labels may give an expert: enough of them, of both answers if there are two."""
+    least = 2 if task in BINARY else 1
+    return (
+        task in BINARY | CHOOSING
+        and len(rows) >= LEAST_LABELS
+        and len({row.answer for row in rows}) >= least
+    )
+
+
 def train_expert(
     session: Session,
     task: str,
@@ -80,6 +91,7 @@ def train_expert(
     rows_extra: Sequence[TrainingRow] = (),
     settings: T1Settings | None = None,
     progress: Progress = lambda line: None,
+    held_out: HeldOut = NOTHING,
 ) -> ExpertCard:
     """Train, judge and save the expert of a task for questions with one key.
 
@@ -94,6 +106,7 @@ def train_expert(
             those that share a record with a label are left out.
         settings: See `T1Settings`.
         progress: Called with a line per fold and pass.
+        held_out: Labels of these are not used.
 
     Returns:
         The card; ``use`` tells whether queries will ask the expert, ``reason`` why.
@@ -107,10 +120,10 @@ def train_expert(
             f"{task} has no tier-1 expert", hint=f"known: {', '.join(sorted(BINARY | CHOOSING))}"
         )
     started = time.perf_counter()
-    key, labels, contexts = _labels_of(session, task, key)
+    key, labels, contexts = _labels_of(session, task, key, held_out)
     extra = [row for row in rows_extra if row.task == task]
     inputs = _inputs_digest(session, task, key, labels, extra, settings)
-    known = existing_expert(session.experts_path, task, key, inputs)
+    known = existing_expert(session.experts_path, task, key, inputs, session.encoder_path)
     if known is not None:
         progress(f"the expert {known.id} is trained on these rows already")
         return known
@@ -149,10 +162,10 @@ def train_expert(
 
 
 def _labels_of(
-    session: Session, task: str, key: Key | None
+    session: Session, task: str, key: Key | None, held_out: HeldOut
 ) -> tuple[Key, list[Demonstration], list[Context]]:
     """The labels with a key, or with the commonest one, and the tables of each."""
-    labels = list(session.demonstrator.labelled(task))
+    labels = [d for d in session.demonstrator.labelled(task) if not held_out.covers(d.query)]
     contexts = session.tables.find([label.query for label in labels])
     keys = [expert_key(task, d.query, c) for d, c in zip(labels, contexts, strict=True)]
     if key is None and keys:

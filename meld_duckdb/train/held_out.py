@@ -6,17 +6,22 @@ one record hold out the record, recognised with or without its key columns.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+from meld_duckdb.errors import ArtefactCorrupt
 from meld_duckdb.features.schema_match import encoder_text
 from meld_duckdb.planner.questions import find_column
 from meld_duckdb.records import Record, digest
 from meld_duckdb.retrieval.catalogue import content_digest
 from meld_duckdb.tasks.base import Query
 from meld_duckdb.tasks.serialise import embedding_text
+from meld_duckdb.workspace import write_atomic
 
 _PAIR = 2
+_PARTS = ("queries", "records", "pair_texts", "texts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,40 @@ class HeldOut:
     records: frozenset[str] = frozenset()
     pair_texts: frozenset[str] = frozenset()
     texts: frozenset[str] = frozenset()
+
+    def __or__(self, other: HeldOut) -> HeldOut:
+        return HeldOut(*(a | b for a, b in zip(self._parts(), other._parts(), strict=True)))
+
+    def _parts(self) -> tuple[frozenset[str], ...]:
+        return self.queries, self.records, self.pair_texts, self.texts
+
+    @property
+    def digest(self) -> str:
+        """Identity of what is held out."""
+        return digest(*(text for part in self._parts() for text in ("part", *sorted(part))))
+
+    def write(self, path: Path) -> None:
+        """Write as JSON; the file appears whole or not at all."""
+        parts = zip(_PARTS, self._parts(), strict=True)
+        write_atomic(path, json.dumps({name: sorted(part) for name, part in parts}, indent=1))
+
+    @staticmethod
+    def read(path: Path) -> HeldOut:
+        """Read what `write` wrote; nothing where there is no such file.
+
+        Raises:
+            ArtefactCorrupt: It is something else.
+        """
+        if not path.is_file():
+            return NOTHING
+        try:
+            content = json.loads(path.read_text("utf-8"))
+            return HeldOut(*(frozenset(map(str, content[name])) for name in _PARTS))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ArtefactCorrupt(
+                f"{path} does not say what is held out: {error}",
+                hint="give the files of labels to meld train again after removing it",
+            ) from error
 
     def covers(self, query: Query) -> bool:
         """Tell whether a question is held out, or asks about a record that is."""

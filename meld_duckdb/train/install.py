@@ -30,7 +30,7 @@ def install_adapter(adapters: Path, card: AdapterCard, weights: Path) -> Adapter
     found = files_digest(weights)
     group = card.id
     card = replace(card, id=f"{group}-{digest(card.inputs, found)[:8]}", weights=found)
-    with _appearing(adapters / card.id) as folder:
+    with _appearing(adapters / card.id, adapters) as folder:
         for name in (CONFIG, WEIGHTS, FILES_CARD):
             if (weights / name).is_file():
                 shutil.copyfile(weights / name, folder / name)
@@ -41,26 +41,27 @@ def install_adapter(adapters: Path, card: AdapterCard, weights: Path) -> Adapter
     return card
 
 
-def install_router(place: Path, write: Callable[[Path], None]) -> None:
+def install_router(place: Path, beside: Path, write: Callable[[Path], None]) -> None:
     """Install a router in place of the one before.
 
     Args:
         place: Its directory.
+        beside: Where it is written first, and the one before goes.
         write: Writes it into a directory.
     """
-    with _appearing(place) as folder:
+    with _appearing(place, beside) as folder:
         write(folder)
 
 
 @contextmanager
-def _appearing(place: Path) -> Iterator[Path]:
+def _appearing(place: Path, beside: Path) -> Iterator[Path]:
     """A directory to write into, renamed to its place at the end."""
-    folder = Path(tempfile.mkdtemp(prefix=".new-", dir=place.parent))
+    folder = Path(tempfile.mkdtemp(prefix=".new-", dir=beside))
     try:
         yield folder
         folder.chmod(0o755)
         if place.exists():
-            aside = Path(tempfile.mkdtemp(prefix=".old-", dir=place.parent))
+            aside = Path(tempfile.mkdtemp(prefix=".old-", dir=beside))
             place.rename(aside / place.name)
             folder.rename(place)
             shutil.rmtree(aside, ignore_errors=True)

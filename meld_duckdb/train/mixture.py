@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -34,7 +34,7 @@ from meld_duckdb.train.asking import Asker
 from meld_duckdb.train.expert import held_out_tier0
 from meld_duckdb.train.gates import fit_gate
 from meld_duckdb.train.install import install_adapter, install_router
-from meld_duckdb.train.label_groups import LabelGroup, label_groups
+from meld_duckdb.train.label_groups import LabelGroup
 from meld_duckdb.train.lora import LoraSettings, train_adapter
 from meld_duckdb.train.metapath import search_path
 from meld_duckdb.train.refine import RefineSettings, diverse_rows, refine
@@ -76,12 +76,19 @@ class MoeSettings:
     seed: int = 42
 
 
+def stage_names(groups: Sequence[LabelGroup], names: Sequence[str] = EXPERTS) -> list[str]:
+    """Names of the stages for some groups, in order."""
+    found = [f"{name} {g.name}" for g in groups for name in EXPERTS[:3] if name in names]
+    found += ["router"] if "router" in names else []
+    return found + [f"gate {g.name}" for g in groups if "gate" in names]
+
+
 class MixtureTraining:
     """The stages over one workspace.
 
     Args:
         session: The workspace, open.
-        labels: Labels of each task, without those held out.
+        groups: The labels, without those held out.
         extra: Rows that are no labels, of all tasks.
         settings: Of all stages.
         notice: Called with a line now and then.
@@ -90,15 +97,13 @@ class MixtureTraining:
     def __init__(
         self,
         session: Session,
-        labels: Mapping[str, Sequence[TrainingRow]],
+        groups: Sequence[LabelGroup],
         extra: Sequence[TrainingRow],
         settings: MoeSettings,
         notice: Callable[[str], None],
     ) -> None:
         self._session, self._settings, self._notice = session, settings, notice
-        self._groups = label_groups(
-            session, labels, dev_parts=settings.dev_parts, seed=settings.seed
-        )
+        self._groups = groups
         self._extra = self._by_group(extra)
         self._folder = session.workspace.path / "train" / "experts"
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -307,7 +312,9 @@ class MixtureTraining:
                 self._settings.router,
                 session.encoder_digest,
             )
-            install_router(out, lambda folder: write_router(router, folder, report.metrics))
+            install_router(
+                out, self._folder, lambda folder: write_router(router, folder, report.metrics)
+            )
             return {"trained": report.used, "why": report.reason, **report.metrics}
 
         inputs = (

@@ -13,28 +13,38 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 from meld_duckdb.errors import TrainingError, unknown_name
+from meld_duckdb.locks import FileLock
 from meld_duckdb.models import model_digest, sha256
+from meld_duckdb.planner.save_expert import whole_expert
 from meld_duckdb.planner.session import Session
 from meld_duckdb.records import digest
 from meld_duckdb.tasks import TASKS
-from meld_duckdb.tasks.pairs import BINARY, CHOOSING
 from meld_duckdb.train.align_stage import Alignments, AlignSettings, align_workspace
 from meld_duckdb.train.cross_encoder import T1Settings
 from meld_duckdb.train.encoder import VERSION as ENCODER_VERSION
 from meld_duckdb.train.encoder import EncoderSettings, Progress, tune_encoder
-from meld_duckdb.train.expert import LEAST_LABELS, train_expert
+from meld_duckdb.train.expert import may_have_expert, train_expert
 from meld_duckdb.train.held_out import NOTHING, HeldOut, question_key
-from meld_duckdb.train.mixture import EXPERTS, MixtureTraining, MoeSettings
+from meld_duckdb.train.label_groups import LEAST, LabelGroup, label_groups
+from meld_duckdb.train.mixture import EXPERTS, MixtureTraining, MoeSettings, stage_names
 from meld_duckdb.train.pseudo_labels import AnnotateSettings, annotate_matches, contexts_of
 from meld_duckdb.train.rows import TrainingRow, read_rows, write_rows
+from meld_duckdb.train.schedule import Schedule
 from meld_duckdb.train.self_annotate import NoiseEstimate, estimate_noise
-from meld_duckdb.train.stages import Finished, Metrics, Notice, Stage, run_stage
+from meld_duckdb.train.stages import (
+    Finished,
+    Metrics,
+    Notice,
+    Stage,
+    clear_half_written,
+    read_stages,
+    run_stage,
+)
 from meld_duckdb.train.transform import TRANSFORMS, transform
 
 EXPERT_VERSION = 1
@@ -91,7 +101,12 @@ class Pipeline:
         self._notice = notice
         self._progress = progress
         self._folder: Path = session.workspace.path / "train"
-        self._folder.mkdir(exist_ok=True)
+        self._schedule = Schedule((), {})
+
+    @property
+    def rest_s(self) -> float:
+        """Seconds that the stages after the one under way take, as far as is known."""
+        return self._schedule.rest_s
 
     def run(self, tasks: Sequence[str] = (), stages: Sequence[str] = RETRIEVAL) -> list[Finished]:
         """Run stages in order.
@@ -104,24 +119,59 @@ class Pipeline:
             TrainingError: There is no label, or a name is unknown.
         """
         labels = self._labels(tasks)
-        done: list[Finished] = []
-        for stage in RETRIEVAL:
-            if stage in stages:
-                for one in _STAGES[stage](self, labels):
-                    done.append(run_stage(self._session.workspace, one, self._notice))
-        wanted = [stage for stage in EXPERTS if stage in stages]
-        if wanted:
-            training = MixtureTraining(
-                self._session, labels, self._extra(labels), self._settings.mixture, self._notice
+        workspace = self._session.workspace
+        with FileLock(workspace.path / "train.lock", "which trains", self._notice).hold():
+            self._folder.mkdir(exist_ok=True)
+            clear_half_written(
+                self._folder,
+                workspace.encoder_folder,
+                workspace.experts_path,
+                workspace.adapters_path,
             )
-            for one in training.stages(wanted):
-                done.append(run_stage(self._session.workspace, one, self._notice))
-        return done
+            names = [n for stage in RETRIEVAL if stage in stages for n in _names(stage, labels)]
+            wanted = [stage for stage in EXPERTS if stage in stages]
+            groups = self._groups(labels) if wanted else []
+            names += stage_names(groups, wanted)
+            self._schedule = Schedule(names, read_stages(workspace))
+            done = [
+                finished
+                for stage in RETRIEVAL
+                if stage in stages
+                for finished in self._run(_STAGES[stage](self, labels))
+            ]
+            if groups:
+                done += self._run(self._experts(groups, labels).stages(wanted))
+            return done
 
-    def _extra(self, labels: Mapping[str, object]) -> list[TrainingRow]:
-        """Rows that are no labels, of the tasks that have labels."""
+    def _groups(self, labels: Mapping[str, list[TrainingRow]]) -> list[LabelGroup]:
+        settings = self._settings.mixture
+        found = label_groups(
+            self._session, labels, dev_parts=settings.dev_parts, seed=settings.seed
+        )
+        if not found:
+            raise TrainingError(
+                f"no task has {LEAST} labels of the same tables or columns to train an expert from",
+                hint="give more labels: meld train LABELS, or meld_learn(task, query, answer)",
+            )
+        return found
+
+    def _experts(
+        self, groups: Sequence[LabelGroup], labels: Mapping[str, object]
+    ) -> MixtureTraining:
         files = [self._folder / f"rows-{name}.jsonl" for name in ("match", "transformed")]
-        return [row for file in files for row in read_rows(file) if row.task in labels]
+        extra = [row for file in files for row in read_rows(file) if row.task in labels]
+        return MixtureTraining(self._session, groups, extra, self._settings.mixture, self._notice)
+
+    def _run(self, stages: Iterable[Stage]) -> Iterator[Finished]:
+        """Run stages, each when the one before it is done."""
+        lock = self._session.ledger.write_lock
+        for stage in stages:
+            place = self._schedule.begin(stage.name)
+
+            def say(line: str, place: str = place) -> None:
+                self._notice(f"{place}{line}")
+
+            yield run_stage(self._session.workspace, lock, stage, say, self._schedule.left)
 
     def _labels(self, tasks: Sequence[str]) -> dict[str, list[TrainingRow]]:
         for task in tasks:
@@ -170,7 +220,7 @@ class Pipeline:
             *(part for context in contexts for part in context),
             self._session.demonstrator.digest("match"),
             repr(self._settings.annotate),
-            self._held_out,
+            self._settings.held_out.digest,
         )
         yield Stage("annotate match", 1, inputs, work, out.is_file)
 
@@ -206,7 +256,7 @@ class Pipeline:
             _content(pseudo),
             *tables,
             f"{seed} {self._settings.transformed}",
-            self._held_out,
+            self._settings.held_out.digest,
         )
         yield Stage("transform", 1, inputs, work, out.is_file)
 
@@ -238,18 +288,21 @@ class Pipeline:
             *(_content(file) for file in files),
             *tables,
             repr(self._settings.align),
-            self._held_out,
+            self._settings.held_out.digest,
         )
         yield Stage("align", 1, inputs, work, out.is_file)
 
     def _encoder(self, labels: Mapping[str, list[TrainingRow]]) -> Iterator[Stage]:
         aligned = self._folder / "aligned.json"
         base = self._session.encoder_path
-        content = _content(aligned)
-        out = self._session.workspace.encoder_folder / content
+        inputs = (_content(aligned), model_digest(base), repr(self._settings.encoder))
+        out = self._session.workspace.encoder_folder / digest(str(ENCODER_VERSION), *inputs)
 
         def work() -> Metrics:
             found = Alignments.read(aligned)
+            if not found.learn or not found.dev:
+                counts = f"{len(found.learn)} aligned entries to learn from, {len(found.dev)} to"
+                return {"used": False, "why": f"{counts} choose by: the encoder stays as it is"}
             tuned = tune_encoder(
                 found.learn,
                 found.dev,
@@ -262,8 +315,10 @@ class Pipeline:
             self._session.adopt_encoder(out if tuned.used else None)
             return {"used": tuned.used, "why": tuned.reason, **tuned.metrics}
 
-        inputs = (content, model_digest(base), repr(self._settings.encoder))
-        yield Stage("encoder", ENCODER_VERSION, inputs, work)
+        def is_done() -> bool:
+            return not self._recorded("encoder").get("used") or out.is_dir()
+
+        yield Stage("encoder", ENCODER_VERSION, inputs, work, is_done)
 
     def _embed(self, labels: Mapping[str, list[TrainingRow]]) -> Iterator[Stage]:
         tables = [t for t in self._session.catalogue.tables() if t.embedded]
@@ -282,32 +337,55 @@ class Pipeline:
         files = [self._folder / f"rows-{name}.jsonl" for name in ("match", "transformed")]
         folder = self._session.workspace.experts_path
         for task in labels:
-            if task not in BINARY | CHOOSING or len(labels[task]) < LEAST_LABELS:
+            if not may_have_expert(task, labels[task]):
                 continue
 
             def work(task: str = task) -> Metrics:
                 extra = [row for file in files for row in read_rows(file) if row.task == task]
-                card = train_expert(
-                    self._session, task, None, extra, self._settings.expert, self._notice
-                )
+                try:
+                    card = train_expert(
+                        self._session,
+                        task,
+                        None,
+                        extra,
+                        self._settings.expert,
+                        self._notice,
+                        self._settings.held_out,
+                    )
+                except TrainingError as error:  # the labels are spread, or one-sided in a fold
+                    return {"used": False, "why": error.what}
                 return {"id": card.id, "used": card.use, "why": card.reason, **card.metrics}
+
+            def is_done(task: str = task) -> bool:
+                made = self._recorded(f"expert {task}").get("id")  # None where none was to be made
+                base = self._session.encoder_path
+                return made is None or whole_expert(folder / str(made), base) is not None
 
             inputs = (
                 self._session.demonstrator.digest(task),
                 *(_content(file) for file in files),
                 model_digest(self._session.encoder_path),
                 repr(self._settings.expert),
+                self._settings.held_out.digest,
             )
-            yield Stage(f"expert {task}", EXPERT_VERSION, inputs, work, folder.is_dir)
+            yield Stage(f"expert {task}", EXPERT_VERSION, inputs, work, is_done)
 
-    @cached_property
-    def _held_out(self) -> str:
-        held = self._settings.held_out
-        parts = (held.queries, held.records, held.pair_texts, held.texts)
-        return digest(*(text for part in parts for text in ("part", *sorted(part))))
+    def _recorded(self, stage: str) -> Metrics:
+        """The metrics of a stage as it was last run; empty where it was not."""
+        found: Metrics = read_stages(self._session.workspace).get(stage, {}).get("metrics", {})
+        return found
 
     def _digests(self, labels: Mapping[str, object]) -> list[str]:
         return [f"{task} {self._session.demonstrator.digest(task)}" for task in labels]
+
+
+def _names(stage: str, labels: Mapping[str, Sequence[TrainingRow]]) -> list[str]:
+    """Names of the stages behind one of `RETRIEVAL`, for these labels."""
+    if stage == "annotate":
+        return ["annotate match"] if labels.get("match") else []
+    if stage == "expert":
+        return [f"expert {task}" for task, rows in labels.items() if may_have_expert(task, rows)]
+    return [stage]
 
 
 def _content(path: Path) -> str:

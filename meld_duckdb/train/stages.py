@@ -7,15 +7,17 @@ had finished is not done again.
 from __future__ import annotations
 
 import datetime as dt
-import json
 import logging
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from meld_duckdb.locks import FileLock
 from meld_duckdb.records import digest
-from meld_duckdb.workspace import Workspace, write_atomic
+from meld_duckdb.workspace import Workspace, change_manifest, read_manifest
 
 _LOG = logging.getLogger(__name__)
 
@@ -52,19 +54,30 @@ class Finished:
     skipped: bool
 
 
-def run_stage(workspace: Workspace, stage: Stage, notice: Notice) -> Finished:
-    """Run a stage, or skip it if its record says that nothing changed."""
+def run_stage(
+    workspace: Workspace, lock: FileLock, stage: Stage, notice: Notice, left: str = ""
+) -> Finished:
+    """Run a stage, or skip it if its record says that nothing changed.
+
+    Args:
+        workspace: Where its record is kept.
+        lock: The write lock of the workspace, held while the record is written.
+        stage: The stage.
+        notice: Called with a line when it begins and ends.
+        left: How long it takes with all that follows, in words.
+    """
     key = digest("stage", stage.name, str(stage.version), *stage.inputs)
     record = read_stages(workspace).get(stage.name)
     if record is not None and record["key"] == key and stage.is_done():
         notice(f"{stage.name}: unchanged since {record['finished_at']}, skipped")
         return Finished(stage.name, record["metrics"], float(record["seconds"]), skipped=True)
-    notice(f"{stage.name}: started")
+    notice(f"{stage.name}: started{left and f', {left}'}")
     started = time.perf_counter()
     metrics = dict(stage.work())
     seconds = round(time.perf_counter() - started, 1)
     _record(
         workspace,
+        lock,
         stage.name,
         {
             "key": key,
@@ -80,14 +93,21 @@ def run_stage(workspace: Workspace, stage: Stage, notice: Notice) -> Finished:
     return Finished(stage.name, metrics, seconds, skipped=False)
 
 
+def clear_half_written(*folders: Path) -> None:
+    """Remove what killed runs left half-written; only while nobody else trains."""
+    for folder in folders:
+        for part in folder.glob(".*"):
+            shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
+
+
 def read_stages(workspace: Workspace) -> dict[str, dict[str, Any]]:
     """Records of all finished stages, by name."""
-    manifest = json.loads(workspace.manifest_path.read_text("utf-8"))
-    stages: dict[str, dict[str, Any]] = manifest.get("stages", {})
+    stages: dict[str, dict[str, Any]] = read_manifest(workspace).get("stages", {})
     return stages
 
 
-def _record(workspace: Workspace, name: str, record: dict[str, Any]) -> None:
-    manifest = json.loads(workspace.manifest_path.read_text("utf-8"))
-    manifest.setdefault("stages", {})[name] = record
-    write_atomic(workspace.manifest_path, json.dumps(manifest, indent=1))
+def _record(workspace: Workspace, lock: FileLock, name: str, record: dict[str, Any]) -> None:
+    def enter(manifest: dict[str, Any]) -> None:
+        manifest.setdefault("stages", {})[name] = record
+
+    change_manifest(workspace, lock, enter)

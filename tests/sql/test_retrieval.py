@@ -430,7 +430,7 @@ def test_vectors_of_another_encoder_are_not_mixed_in(
     monkeypatch.setattr(loaded, "Encoder", lambda *arguments, **options: Longer())
     longer = meld_duckdb.connect(encoder="longer")
     longer.execute("CREATE TABLE l AS SELECT 1 AS id, 'red apple' AS name")
-    with pytest.raises(duckdb.Error, match=r"MELD-E033.*have 64 numbers .*use another workspace"):
+    with pytest.raises(duckdb.Error, match=r"MELD-E033.*have 64 numbers .*rebuild --vectors"):
         longer.sql("FROM meld.index('l')").fetchall()
 
 

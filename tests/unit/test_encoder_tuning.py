@@ -14,13 +14,13 @@ from meld_duckdb.errors import ArtefactCorrupt, TrainingError
 from meld_duckdb.retrieval.encoder import Encoder, encoder_digest
 from meld_duckdb.train.alignment import Aligned
 from meld_duckdb.train.encoder import (
-    CARD,
     EncoderSettings,
     Tuned,
     masked_loss,
     sample_distractors,
     tune_encoder,
 )
+from meld_duckdb.workspace import ADAPTER_CARD
 from tests.unit.tiny_encoder import save_tiny_encoder
 
 COLOURS = ("red", "blue", "green")
@@ -56,7 +56,7 @@ def tuned(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Tune
 def test_an_adapter_that_ranks_better_is_written_with_its_card(tuned: tuple[Tuned, Path]) -> None:
     done, out = tuned
     assert done.used and done.metrics["after_mrr"] > done.metrics["before_mrr"]
-    card = json.loads((out / CARD).read_text())
+    card = json.loads((out / ADAPTER_CARD).read_text())
     assert card["used"] and card["settings"]["temperature"] == 0.02
     assert card["metrics"] == done.metrics
     assert sorted(p.suffix for p in out.iterdir() if p.name != "README.md") == [

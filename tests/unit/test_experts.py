@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from meld_duckdb.engine.cross_encoder import FILES
+from meld_duckdb.engine.cross_encoder import FILES, weights_digest
 from meld_duckdb.errors import ArtefactCorrupt, ArtefactIncompatible, ConfigError
 from meld_duckdb.features.stack import Stack
 from meld_duckdb.planner import plan
@@ -24,6 +24,7 @@ from meld_duckdb.records import make_record
 from meld_duckdb.tasks.base import Answer, Query
 from meld_duckdb.tasks.pairs import TextPair
 from tests.unit.test_plan import World, pair
+from tests.unit.tiny_encoder import save_tiny_encoder
 
 COLUMNS = expert_key("match", pair(0.5), ())
 
@@ -231,7 +232,7 @@ def test_questions_of_other_tables_have_no_expert(tmp_path: Path) -> None:
 def test_a_damaged_card_is_named(tmp_path: Path, text: str) -> None:
     folder = workspace_of(tmp_path, card())
     (folder / "match-one" / CARD).write_text(text)
-    with pytest.raises(ArtefactCorrupt, match=r"card\.json.*train the expert again"):
+    with pytest.raises(ArtefactCorrupt, match=r"card\.json.*train it again: meld train"):
         source(folder, Opinion(1.0)).find("match", pair(0.5), ())
 
 
@@ -267,6 +268,7 @@ def test_experts_of_another_encoder_are_left_out_with_one_notice(tmp_path: Path)
     os.utime(folder, (1, 1))
     assert experts.find("match", pair(0.5), ()) is None
     assert len(notices) == 1 and "belongs to another encoder" in notices[0]
+    assert notices[0].endswith("train it again: meld train --task match")
     assert "another encoder" in (experts.missing("match") or "")
 
 
@@ -328,12 +330,31 @@ def test_saving_replaces_the_expert_of_the_same_tables(tmp_path: Path) -> None:
     for name in FILES:
         (weights / name).write_text(name)
     experts = tmp_path / "experts"
+    encoder = save_tiny_encoder(tmp_path / "encoder")
+    own = weights_digest(encoder, weights)
     first = save_expert(experts, card(), weights)
     other = save_expert(experts, card(key=("left", "right")), weights)
-    second = save_expert(experts, card(weights="new", made=2.0), weights)
+    second = save_expert(experts, card(weights=own, made=2.0), weights)
     assert {f.name for f in experts.iterdir()} == {other.id, second.id}
     assert first.id != second.id and read_card(experts / second.id) == second
-    assert existing_expert(experts, "match", COLUMNS, "inputs") == second
-    assert existing_expert(experts, "match", COLUMNS, "changed") is None
+    assert existing_expert(experts, "match", COLUMNS, "inputs", encoder) == second
+    assert existing_expert(experts, "match", COLUMNS, "changed", encoder) is None
+    (experts / second.id / FILES[0]).write_text("damaged")
+    assert existing_expert(experts, "match", COLUMNS, "inputs", encoder) is None
+    third = save_expert(experts, card(weights=own, made=3.0), weights)
+    assert third.id == second.id and existing_expert(experts, "match", COLUMNS, "inputs", encoder)
     (experts / second.id / FILES[0]).unlink()
-    assert existing_expert(experts, "match", COLUMNS, "inputs") is None
+    assert existing_expert(experts, "match", COLUMNS, "inputs", encoder) is None
+
+
+def test_what_an_expert_is_called_does_not_depend_on_when_it_was_made(tmp_path: Path) -> None:
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    for name in FILES:
+        (weights / name).write_text(name)
+    early, late, unlike = (
+        save_expert(tmp_path / str(i), card(made=made, seconds=made, low=low), weights)
+        for i, (made, low) in enumerate(((1.0, 0.1), (2.0, 0.1), (1.0, 0.2)))
+    )
+    assert early.id == late.id and early.digest == late.digest
+    assert early.id != unlike.id

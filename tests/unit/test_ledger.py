@@ -16,7 +16,12 @@ from meld_duckdb.retrieval import history, lance
 from meld_duckdb.retrieval.catalogue import Catalogue, table_digest
 from meld_duckdb.retrieval.store import Label, Store, StoredTable
 from meld_duckdb.tasks.base import Query
-from meld_duckdb.workspace import open_workspace
+from meld_duckdb.workspace import (
+    change_manifest,
+    open_workspace,
+    read_adapter,
+    read_manifest,
+)
 
 
 class World:
@@ -123,6 +128,26 @@ def test_a_rebuild_leaves_broken_tables_out_and_says_so(world: World) -> None:
     assert [t.name for t in world.catalogue.tables()] == ["t"]
     assert "u is left out, index it again: 2 of 3 rows" in wrong[0]
     assert wrong[1] == "2 rows that no table owns were removed"
+
+
+def test_vectors_of_another_length_are_forgotten_on_request(world: World) -> None:
+    """Rows, labels and names stay, and a table can be embedded anew at another length."""
+    content, lock = table_digest(rows("a")), world.ledger.write_lock
+    world.store.add_entries(content, 0, rows("a"), np.eye(4, dtype=np.float32)[:3])
+    world.ledger.enter_table(world.store, StoredTable("t", content, 3, 0, "e"), rows("a"))
+    world.learn(1)
+    before = world.state()
+    bound = {"encoder": {"name": "old", "dimension": 4}, "encoder_adapter": "tuned"}
+    change_manifest(world.workspace, lock, lambda manifest: manifest.update(bound))
+    world.ledger.forget_vectors(6)
+    world.store = Store(world.path / "index.lance", 6, "longer", lock)
+    assert world.state() == before
+    assert [t.embedded for t in world.catalogue.tables()] == [False]
+    assert read_manifest(world.workspace)["encoder"] is None
+    assert read_adapter(world.workspace) is None
+    world.store.add_entries(content, 0, rows("a"), np.eye(6, dtype=np.float32)[:3])
+    assert len(world.store.entry_vectors(rows("a"))) == 3
+    assert world.ledger.operations()[-1].what == "forget vectors"
 
 
 def test_an_index_that_was_removed_by_hand_is_started_anew(world: World) -> None:
