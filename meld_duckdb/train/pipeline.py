@@ -35,7 +35,7 @@ from meld_duckdb.train.mixture import EXPERTS, MixtureTraining, MoeSettings, sta
 from meld_duckdb.train.pseudo_labels import AnnotateSettings, annotate_matches, contexts_of
 from meld_duckdb.train.rows import TrainingRow, read_rows, write_rows
 from meld_duckdb.train.schedule import Schedule
-from meld_duckdb.train.self_annotate import NoiseEstimate, estimate_noise
+from meld_duckdb.train.self_annotate import estimate_noise
 from meld_duckdb.train.stages import (
     Finished,
     Metrics,
@@ -214,7 +214,7 @@ class Pipeline:
             write_rows(out, fresh)
             noise = estimate_noise(list(found.values()), rows)
             counts = Counter(row.origin for row in fresh)
-            return {**dict(sorted(counts.items())), **_noise_metrics(noise)}
+            return {**dict(sorted(counts.items())), **noise.metrics}
 
         inputs = (
             *(part for context in contexts for part in context),
@@ -390,17 +390,6 @@ def _names(stage: str, labels: Mapping[str, Sequence[TrainingRow]]) -> list[str]
 
 def _content(path: Path) -> str:
     return sha256(path)[:32] if path.is_file() else ""
-
-
-def _noise_metrics(noise: NoiseEstimate) -> dict[str, float]:
-    if not noise.n_checked:
-        return {"checked": 0}
-    return {
-        "checked": noise.n_checked,
-        "wrong": noise.n_wrong,
-        "noise_low": round(noise.low, 3),
-        "noise_high": round(noise.high, 3),
-    }
 
 
 _STAGES: Mapping[str, Callable[[Pipeline, Mapping[str, list[TrainingRow]]], Iterator[Stage]]] = {

@@ -268,6 +268,18 @@ class NoiseEstimate:
     high: float
 
     @property
+    def metrics(self) -> dict[str, float]:
+        """For the record of a stage."""
+        if not self.n_checked:
+            return {"checked": 0}
+        return {
+            "checked": self.n_checked,
+            "wrong": self.n_wrong,
+            "noise_low": round(self.low, 3),
+            "noise_high": round(self.high, 3),
+        }
+
+    @property
     def one_to_one(self) -> float:
         """Wrong or contradicted among checked or contradicted; NaN where there are none."""
         checked = self.n_checked + self.n_contradicted
