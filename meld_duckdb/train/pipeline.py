@@ -144,10 +144,8 @@ class Pipeline:
             return done
 
     def _groups(self, labels: Mapping[str, list[TrainingRow]]) -> list[LabelGroup]:
-        settings = self._settings.mixture
-        found = label_groups(
-            self._session, labels, dev_parts=settings.dev_parts, seed=settings.seed
-        )
+        given = self._settings.mixture
+        found = label_groups(self._session, labels, dev_parts=given.dev_parts, seed=given.seed)
         if not found:
             raise TrainingError(
                 f"no task has {LEAST} labels of the same tables or columns to train an expert from",
