@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,8 @@ class ExpertCard:
         metrics: Held-out figures on the labels.
         made: When, in seconds since 1970.
         seconds: Time taken.
+        opinions: What it and tier 0 together say of each label, without having seen it: probability
+            of the first answer by the digest of the question; for tasks with two answers.
         text_version: Of the texts it was trained on, see `tasks.pairs`.
     """
 
@@ -76,6 +78,7 @@ class ExpertCard:
     metrics: Mapping[str, float]
     made: float
     seconds: float
+    opinions: Mapping[str, float] = field(default_factory=dict)
     text_version: int = TEXT_VERSION
 
     @property

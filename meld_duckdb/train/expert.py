@@ -153,6 +153,9 @@ def train_expert(
             rows=dict(Counter(row.origin for row in rows)),
             settings=asdict(settings),
             metrics=verdict.metrics,
+            opinions={
+                r.query.digest: p for r, p in zip(lesson.rows, verdict.opinions, strict=False)
+            },
             made=time.time(),
             seconds=round(time.perf_counter() - started, 1),
         )

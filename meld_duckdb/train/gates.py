@@ -16,8 +16,10 @@ import numpy as np
 from meld_duckdb.features.stack import Stack, log_odds
 from meld_duckdb.planner.cascade import UNSURE
 from meld_duckdb.planner.gate import Gate
+from meld_duckdb.planner.session import Session
 from meld_duckdb.tasks import TASKS
-from meld_duckdb.tasks.base import Answer
+from meld_duckdb.tasks.base import Answer, Demonstration
+from meld_duckdb.train.expert import held_out_tier0
 from meld_duckdb.train.folds import draw_folds, groups_of
 from meld_duckdb.train.label_groups import LabelGroup
 from meld_duckdb.train.rows import TrainingRow
@@ -61,6 +63,28 @@ def fit_gate(
         experts,
         verdict.metrics,
     )
+
+
+def opinions_before(session: Session, group: LabelGroup) -> list[Answer | None]:
+    """What the tiers before tier 2 say of the labels set aside, without having seen each.
+
+    That is tier 0, fitted to the labels of ``learn``; where an expert of tier 1 is used, what both
+    said when it was judged.
+    """
+    rows = [*group.learn, *group.dev]
+    shown = [Demonstration(row.query, row.answer) for row in rows]
+    folds = np.array([0] * len(group.learn) + [1] * len(group.dev))
+    contexts = session.tables.find([row.query for row in rows])
+    before = held_out_tier0(session, group.task, shown, contexts, folds)[len(group.learn) :]
+    expert = session.experts.of(group.task, group.key, "unsure")
+    labels = TASKS[group.task].labels
+    if expert is None or labels is None:
+        return before
+    known, least = expert.card.opinions, expert.card.stack.threshold
+    return [
+        Answer(labels[0] if known[d] >= least else labels[1], known[d], 1) if d in known else own
+        for own, d in zip(before, (row.query.digest for row in group.dev), strict=True)
+    ]
 
 
 def _judge_two(

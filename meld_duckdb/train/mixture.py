@@ -29,10 +29,9 @@ from meld_duckdb.planner.router import write_router
 from meld_duckdb.planner.session import Session
 from meld_duckdb.records import digest
 from meld_duckdb.tasks import TASKS
-from meld_duckdb.tasks.base import Answer, Demonstration
+from meld_duckdb.tasks.base import Answer
 from meld_duckdb.train.asking import Asker
-from meld_duckdb.train.expert import held_out_tier0
-from meld_duckdb.train.gates import fit_gate
+from meld_duckdb.train.gates import fit_gate, opinions_before
 from meld_duckdb.train.install import install_adapter, install_router
 from meld_duckdb.train.label_groups import LabelGroup
 from meld_duckdb.train.lora import LoraSettings, train_adapter
@@ -338,14 +337,9 @@ class MixtureTraining:
         out = session.workspace.calibration_path / gate_name(group.task, group.key)
 
         def work() -> Metrics:
-            labels = [row for part in (group.learn, group.dev) for row in part]
-            shown = [_labelled(row) for row in labels]
-            folds = np.array([0] * len(group.learn) + [1] * len(group.dev))
-            contexts = session.tables.find([row.query for row in labels])
-            before = held_out_tier0(session, group.task, shown, contexts, folds)[len(group.learn) :]
             gate = fit_gate(
                 group,
-                before,
+                opinions_before(session, group),
                 self._mixed_answers(group),
                 model_digest=self._model,
                 experts=session.mixture.digest,
@@ -359,6 +353,7 @@ class MixtureTraining:
             *self._inputs(group),
             session.mixture.digest,
             session.demonstrator.digest(group.task),
+            *(expert.digest for expert in session.experts.all()),
         )
         return Stage(f"gate {group.name}", _VERSION, inputs, work, out.is_file)
 
@@ -390,10 +385,6 @@ class MixtureTraining:
         settings = self._settings
         drawn = f"{settings.dev_parts} {settings.extra} {settings.demonstrations} {settings.seed}"
         return (group.digest, self._model, repr(settings.lora), drawn)
-
-
-def _labelled(row: TrainingRow) -> Demonstration:
-    return Demonstration(row.query, row.answer)
 
 
 def _bytes(path: Path) -> str:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from meld_duckdb.features.fit_blend import best_expected_threshold
 from meld_duckdb.features.stack import (
+    DECIMALS,
     FloatArray,
     Stack,
     limited,
@@ -52,6 +53,8 @@ class Verdict:
         high: ... and below this are scored by tier 1. For options the probability is that of the
             best one, and ``low`` is below 0.
         metrics: Held-out figures of tier 0, of tier 1 and of both.
+        opinions: Held-out probability of yes of each label by both; empty for questions with
+            options.
     """
 
     use: bool
@@ -60,6 +63,7 @@ class Verdict:
     low: float
     high: float
     metrics: dict[str, float]
+    opinions: tuple[float, ...] = ()
 
 
 def fit_stack(
@@ -98,7 +102,8 @@ def fit_stack(
     gains = _losses(alone, answers) - _losses(both, answers)
     fine = metrics["f1_both"] >= metrics["f1_tier0"]
     use, reason = _judge(gains, "F1", metrics["f1_tier0"], metrics["f1_both"], fine)
-    return Verdict(use, reason, stack, low, high, _rounded(metrics))
+    opinions = tuple(both.round(DECIMALS).tolist())
+    return Verdict(use, reason, stack, low, high, _rounded(metrics), opinions)
 
 
 def fit_option_stack(
