@@ -12,6 +12,7 @@ import functools
 import json
 import os
 import re
+import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -105,9 +106,7 @@ def files_digest(path: Path) -> str:
     parts = []
     for name in (CONFIG, WEIGHTS):
         try:
-            stat = (path / name).stat()
-            stamp = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
-            parts.append(_file_digest(path.absolute() / name, stamp))
+            parts.append(_file_digest(path.absolute() / name))
         except OSError as error:
             raise ArtefactMissing(
                 f"{path / name} cannot be read: {error.strerror or error}", hint=AGAIN
@@ -115,8 +114,23 @@ def files_digest(path: Path) -> str:
     return digest("adapter/1", *parts)
 
 
+_SETTLED_NS = 2_000_000_000
+
+
+def _file_digest(file: Path) -> str:
+    """Hash a file, once for as long as it stands unchanged.
+
+    A file written a moment ago is hashed each time: it could be written again within the same tick
+    of the file system's clock.
+    """
+    stat = file.stat()
+    if time.time_ns() - stat.st_mtime_ns < _SETTLED_NS:
+        return sha256(file)
+    return _kept_digest(file, (stat.st_ino, stat.st_size, stat.st_mtime_ns))
+
+
 @functools.lru_cache(maxsize=1024)
-def _file_digest(file: Path, stamp: tuple[int, int, int]) -> str:
+def _kept_digest(file: Path, stamp: tuple[int, int, int]) -> str:
     return sha256(file)
 
 

@@ -233,7 +233,8 @@ def load_model(
         path: A directory written by ``save_pretrained``.
         device: Where the model goes.
         dtype: Number format of its weights.
-        **options: What else the model's ``from_pretrained`` is told.
+        **options: What else the model's ``from_pretrained`` is told; a ``device_map`` among them
+            takes the place of ``device``.
 
     Raises:
         ArtefactCorrupt: The directory holds no model that transformers can load.
@@ -251,7 +252,8 @@ def load_model(
             f"{path} cannot be loaded as a language model: {error}",
             hint="if it came from the registry: meld models pull NAME",
         ) from error
-    return model.to(device).eval(), tokenizer
+    placed = model if "device_map" in options else model.to(device)
+    return placed.eval(), tokenizer
 
 
 @contextlib.contextmanager

@@ -212,7 +212,7 @@ def _load_base(
             hint="set quantise to 'none', or train where there is a GPU",
         )
     try:
-        import bitsandbytes  # type: ignore[import-not-found]  # noqa: F401
+        import bitsandbytes  # noqa: F401
     except ImportError as error:
         raise EngineUnavailable(
             f"a base model in 4 bits cannot be loaded: {error}", hint="pip install bitsandbytes"
@@ -223,7 +223,8 @@ def _load_base(
         bnb_4bit_compute_dtype=torch.bfloat16,
         bnb_4bit_use_double_quant=True,
     )
-    return load_model(transformers, model_path, device, torch.bfloat16, quantization_config=config)
+    options = {"quantization_config": config, "device_map": {"": device}}
+    return load_model(transformers, model_path, device, torch.bfloat16, **options)
 
 
 def _with_adapter(

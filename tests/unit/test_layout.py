@@ -40,6 +40,7 @@ DOORS = {
     "transformers": {"engine", "retrieval/encoder.py", "train", "pulling.py"},
     "sentence_transformers": {"retrieval/encoder.py", "train"},
     "peft": {"engine", "retrieval/encoder.py", "train"},
+    "bitsandbytes": {"train"},
     "datasets": {"train"},
     "onnxruntime": {"engine"},
     "faiss": {"retrieval/neighbours.py"},

@@ -80,16 +80,17 @@ def mean_loss(shares: Sequence[float]) -> float:
 def test_training_learns_a_toy_task_as_the_engine_reads_it(
     model_path: Path, tmp_path: Path, task: str
 ) -> None:
-    rows, dev = toy_rows(32, task=task), toy_rows(16, 32, task)
-    trained = train_adapter(rows, model_path, tmp_path / "expert", SETTINGS, dev=dev)
-    assert len(trained.losses) == 2
-    assert trained.losses[1] < trained.losses[0]
+    rows, dev = toy_rows(48, task=task), toy_rows(16, 48, task)
+    settings = replace(SETTINGS, learning_rate=1e-2, epochs=3, layers=1.0)
+    trained = train_adapter(rows, model_path, tmp_path / "expert", settings, dev=dev)
+    assert len(trained.losses) == 3
+    assert trained.losses[2] < trained.losses[0] / 2
     before, after = right_shares(model_path, dev), right_shares(model_path, dev, trained.adapter)
     assert trained.dev_losses[0] == pytest.approx(mean_loss(before), abs=1e-4)
     # The file has 16 bits, the weights in training had 32.
     assert min(trained.dev_losses) == pytest.approx(mean_loss(after), abs=1e-2)
     assert sum(share > 0.5 for share in after) == 16
-    assert trained.counts == {"labelled": 32}
+    assert trained.counts == {"labelled": 48}
     assert trained.left_out == 0
     assert not (tmp_path / ".expert.training").exists()
 
