@@ -156,7 +156,7 @@ class Pipeline:
             named = f" of {', '.join(tasks)}" if tasks else ""
             raise TrainingError(
                 f"the workspace has no label{named} to learn from",
-                hint="give labels with meld_learn(task, query, answer)",
+                hint="give some: meld train labels.csv --task match; or meld_learn(task, ...)",
             )
         return found
 
