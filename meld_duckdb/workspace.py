@@ -168,8 +168,19 @@ def bind_encoder(
     Raises:
         ArtefactIncompatible: The vectors of the workspace have another dimension.
     """
-    bound = read_manifest(workspace).get("encoder") or {}
+    check_dimension(workspace, name, dimension)
     wanted = {"name": name, "digest": digest, "dimension": dimension}
+    if read_manifest(workspace).get("encoder") != wanted:
+        change_manifest(workspace, lock, lambda manifest: manifest.update(encoder=wanted))
+
+
+def check_dimension(workspace: Workspace, name: str, dimension: int) -> None:
+    """Refuse an encoder whose vectors have another length than those of the workspace.
+
+    Raises:
+        ArtefactIncompatible: They have.
+    """
+    bound = read_manifest(workspace).get("encoder") or {}
     if bound.get("dimension", dimension) != dimension:
         raise ArtefactIncompatible(
             f"the vectors of the workspace {workspace.path} have {bound['dimension']} numbers and "
@@ -177,8 +188,6 @@ def bind_encoder(
             hint=f"go back: MELD_ENCODER={bound['name']}; or forget these vectors and index again: "
             f"meld workspace rebuild --vectors --workspace {workspace.path}",
         )
-    if bound != wanted:
-        change_manifest(workspace, lock, lambda manifest: manifest.update(encoder=wanted))
 
 
 def adopt_adapter(workspace: Workspace, lock: FileLock, adapter: Path | None) -> None:
@@ -187,16 +196,22 @@ def adopt_adapter(workspace: Workspace, lock: FileLock, adapter: Path | None) ->
     change_manifest(workspace, lock, lambda manifest: manifest.update(encoder_adapter=name))
 
 
+def adopted_adapter(workspace: Workspace) -> str | None:
+    """Name of the adapter that the encoder of the workspace takes, None for none."""
+    name = read_manifest(workspace).get("encoder_adapter")
+    return None if name is None else str(name)
+
+
 def read_adapter(workspace: Workspace) -> Path | None:
     """The adapter that the encoder of the workspace takes, None for the encoder as it is.
 
     Raises:
         ArtefactCorrupt: The manifest names one that is not there.
     """
-    name = read_manifest(workspace).get("encoder_adapter")
+    name = adopted_adapter(workspace)
     if name is None:
         return None
-    adapter = workspace.encoder_folder / str(name)
+    adapter = workspace.encoder_folder / name
     if not adapter.is_dir():
         raise ArtefactCorrupt(
             f"the adapter of the encoder is gone from {workspace.encoder_folder}: {name}",

@@ -26,6 +26,7 @@ from meld_duckdb.workspace import (
     adopt_adapter,
     bind_encoder,
     check_adapter,
+    check_dimension,
     open_workspace,
     read_adapter,
 )
@@ -119,7 +120,12 @@ class Loaded:
                 self._loaded.pop(name, None)
 
     def shed_adapter(self) -> str | None:
-        """Let go of a tuned encoder that cannot be used any more; says why, None where it can."""
+        """Let go of a tuned encoder that cannot be used any more; says why, None where it can.
+
+        Raises:
+            ArtefactIncompatible: The vectors of the workspace cannot be used either.
+        """
+        self._check_dimension()
         try:
             self._adapter()
         except ArtefactError as error:
@@ -131,9 +137,15 @@ class Loaded:
         """What the encoder of the workspace was tuned to, after a look whether it fits."""
         adapter = read_adapter(self._workspace)
         if adapter is not None:
+            self._check_dimension()
             digest = models.model_digest(self._encoder_path())
             check_adapter(self._workspace, adapter, self.settings.answer.encoder, digest)
         return adapter
+
+    def _check_dimension(self) -> None:
+        dimension = read_dimension(self._encoder_path())
+        if dimension is not None:
+            check_dimension(self._workspace, self.settings.answer.encoder, dimension)
 
     @property
     def untuned_encoder(self) -> Encoder:

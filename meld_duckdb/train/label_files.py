@@ -127,6 +127,8 @@ def assign_tables(
 ) -> list[LabelFile]:
     """Give files of ids the tables they refer to: all the same two, or each its own in order.
 
+    Files whose rows are all test rows are counted by themselves.
+
     Raises:
         InputError: There are other numbers of files and tables.
     """
@@ -142,13 +144,19 @@ def assign_tables(
             "--left and --right are given, and no file of labels names records by id",
             hint="such a file has the columns ltable_id and rtable_id, and no others of a record",
         )
-    if len(tables) not in {len(asking), min(1, len(asking))}:
-        raise InputError(
-            f"{len(asking)} files of labels name records by id, and {len(tables)} pairs of tables "
-            "are given",
-            hint="give one --left and --right for all of them, or one of each per file, in order",
-        )
-    own = dict(zip(asking, tables if len(tables) > 1 else [*tables] * len(asking), strict=True))
+    own: dict[int, tuple[KeyedTable, KeyedTable]] = {}
+    for wholly in (None, "test"):
+        group = [i for i in asking if files[i].split == wholly]
+        if len(tables) > 1 and len(group) not in {0, len(tables)}:
+            named = "test files" if wholly else "files of labels"
+            raise InputError(
+                f"{len(group)} {named} name records by id, and {len(tables)} pairs of tables are "
+                "given",
+                hint="give one --left and --right for all of them, or one of each per file, in "
+                "order",
+            )
+        given = tables if len(tables) > 1 else [*tables] * len(group)
+        own.update(zip(group, given, strict=False))
     return [replace(file, tables=own.get(i)) for i, file in enumerate(files)]
 
 

@@ -46,6 +46,7 @@ from meld_duckdb.train.stages import (
     run_stage,
 )
 from meld_duckdb.train.transform import TRANSFORMS, transform
+from meld_duckdb.workspace import adopted_adapter
 
 EXPERT_VERSION = 1
 """Raised whenever the stage could give another expert for the same inputs."""
@@ -187,7 +188,7 @@ class Pipeline:
             named = f" of {', '.join(tasks)}" if tasks else ""
             raise TrainingError(
                 f"the workspace has no label{named} to learn from",
-                hint="give labels with meld_learn(task, query, answer)",
+                hint="give some: meld train labels.csv --task match; or meld_learn(task, ...)",
             )
         return found
 
@@ -294,7 +295,8 @@ class Pipeline:
         aligned = self._folder / "aligned.json"
         base = self._session.encoder_path
         inputs = (_content(aligned), model_digest(base), repr(self._settings.encoder))
-        out = self._session.workspace.encoder_folder / digest(str(ENCODER_VERSION), *inputs)
+        workspace = self._session.workspace
+        out = workspace.encoder_folder / digest(str(ENCODER_VERSION), *inputs)
 
         def work() -> Metrics:
             found = Alignments.read(aligned)
@@ -314,7 +316,8 @@ class Pipeline:
             return {"used": tuned.used, "why": tuned.reason, **tuned.metrics}
 
         def is_done() -> bool:
-            return not self._recorded("encoder").get("used") or out.is_dir()
+            used = self._recorded("encoder").get("used")
+            return not used or (out.is_dir() and adopted_adapter(workspace) == out.name)
 
         yield Stage("encoder", ENCODER_VERSION, inputs, work, is_done)
 

@@ -15,23 +15,13 @@ from meld_duckdb.cli.main import cli
 from meld_duckdb.service import LocalService
 from meld_duckdb.settings import Settings, resolve
 from meld_duckdb.tasks.base import Query
-from meld_duckdb.train.cross_encoder import T1Settings
-from meld_duckdb.train.encoder import EncoderSettings
 from meld_duckdb.train.held_out import hold_out
 from meld_duckdb.train.pipeline import RETRIEVAL, Pipeline, TrainSettings
 from meld_duckdb.train.pseudo_labels import held_out_of
 from meld_duckdb.train.rows import SELF_ANNOTATED, read_rows
 from meld_duckdb.workspace import read_adapter
+from tests.integration.things import COLOURS, QUICK, SIZES
 from tests.unit.tiny_encoder import save_tiny_encoder
-
-COLOURS = ("red", "blue", "green")
-SIZES = ("big", "small", "one", "two", "three", "four")
-QUICK = TrainSettings(
-    encoder=EncoderSettings(
-        rank=4, learning_rate=2e-2, epochs=3, batch_size=8, part=4, max_tokens=24, least_gain=-1.0
-    ),
-    expert=T1Settings(rank=2, alpha=4, max_tokens=24, epochs=1, folds=2),
-)
 
 
 @pytest.fixture(scope="module")
@@ -131,3 +121,41 @@ def test_what_cannot_be_trained_is_told(
     answered = CliRunner().invoke(cli, ["train", *arguments])
     assert answered.exit_code != 0
     assert said in str(answered.exception)
+
+
+def test_another_encoder_is_refused_with_the_command_that_mends_it(
+    given: tuple[duckdb.DuckDBPyConnection, Settings],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """One of the same length is tuned anew by meld train; for another one vectors are forgotten."""
+    _, settings = given
+    session = LocalService(settings).session
+    Pipeline(session, QUICK, print).run(("match",), ("annotate", "transform", "align", "encoder"))
+    ask, index = "SELECT meld_embed('sony red tv')", "FROM meld.index('l', split := 'part')"
+    runner = CliRunner()
+
+    monkeypatch.setenv("MELD_ENCODER", str(save_tiny_encoder(tmp_path / "other", seed=1)))
+    with meld_duckdb.connect() as con:
+        again = rf"tune this one: meld train --workspace {settings.workspace}; or go back: MELD_EN"
+        with pytest.raises(duckdb.Error, match=rf"MELD-E033.*tuned from another model.*{again}"):
+            con.execute(ask)
+    done = runner.invoke(cli, ["train", "--task", "match"])
+    assert done.exit_code == 0, done.output
+    assert "it is tuned anew" in done.stderr and "encoder: started" in done.stderr
+    with meld_duckdb.connect() as con:
+        assert len(con.execute(ask).fetchall()[0][0]) == 32
+
+    monkeypatch.setenv("MELD_ENCODER", str(save_tiny_encoder(tmp_path / "longer", hidden=48)))
+    with meld_duckdb.connect() as con:
+        con.execute("CREATE TABLE l AS SELECT 1 AS id, 'x' AS title, 'train' AS part")
+        with pytest.raises(duckdb.Error, match="meld workspace rebuild --vectors --workspace"):
+            con.execute(index)
+    done = runner.invoke(cli, ["train", "--task", "match"])
+    assert "meld workspace rebuild --vectors --workspace" in str(done.exception)
+    done = runner.invoke(cli, ["workspace", "rebuild", "--vectors"])
+    assert done.exit_code == 0 and "2 tables, 26 labels" in done.stdout, done.output
+    with meld_duckdb.connect() as con:
+        con.execute("CREATE TABLE l AS SELECT 1 AS id, 'x' AS title, 'train' AS part")
+        assert con.execute(index).fetchall()
+        assert len(con.execute(ask).fetchall()[0][0]) == 48

@@ -98,7 +98,7 @@ def train(point: str, files: Files, encoder: Path, workspace: Path) -> tuple[int
         env=environment,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
         check=False,
     )
     return done.returncode, done.stderr
@@ -120,6 +120,7 @@ def artefacts(workspace: Path) -> dict[str, Any]:
     times = ("seconds", "finished_at")
     for name, record in manifest.pop("stages").items():
         found[name] = {key: value for key, value in record.items() if key not in times}
+    del found["embed"]["metrics"]  # how many rows this run had still to embed
     found["manifest"] = manifest
     [card] = (workspace / "experts").glob("*/card.json")
     fields = json.loads(card.read_text())
@@ -133,7 +134,7 @@ def artefacts(workspace: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2400)
 def test_a_training_that_is_killed_again_and_again_ends_as_if_it_never_was(
     encoder: Path, tmp_path: Path
 ) -> None:

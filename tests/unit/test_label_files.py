@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -134,6 +135,9 @@ def test_every_file_may_have_tables_of_its_own() -> None:
     assert [f.tables is first or f.tables is second for f in found] == [True, False, True]
     assert found[2].tables is second
     assert [f.tables for f in assign_tables(given, [first])] == [first, None, first]
+    tests = [replace(f, split="test") for f in given]
+    found = assign_tables([*given, *tests], [first, second])
+    assert [f.tables for f in found] == [first, None, second] * 2
 
 
 def test_a_key_must_be_one() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from meld_duckdb.locks import FileLock
+from meld_duckdb.train.schedule import Schedule, duration
 from meld_duckdb.train.stages import Stage, read_stages, run_stage
 from meld_duckdb.workspace import Workspace, change_manifest, open_workspace, read_manifest
 
@@ -93,3 +94,15 @@ def test_what_two_processes_write_to_the_manifest_is_both_kept(tmp_path: Path) -
     other.join()
     assert set(read_stages(workspace)) == {"count"}
     assert read_manifest(workspace)["other"] == 1
+
+
+def test_a_run_says_where_it_is_and_how_long_it_takes_by_what_it_took() -> None:
+    schedule = Schedule(["a", "b", "c"], {"a": {"seconds": 10.0}, "c": {"seconds": 3600.0}})
+    assert (schedule.begin("a"), schedule.left) == ("[1/3] ", "more than 1 h 0 min left in all")
+    assert schedule.rest_s == 3600.0
+    assert schedule.begin("new") == "[2/4] ", "a stage that nobody had announced"
+    assert (schedule.begin("c"), schedule.left) == ("[4/4] ", "about 1 h 0 min left in all")
+    assert schedule.rest_s == 0.0
+    unknown = Schedule(["a"], {})
+    assert (unknown.begin("a"), unknown.left) == ("[1/1] ", "")
+    assert [duration(s) for s in (5.4, 200, 4000)] == ["5 s", "3 min 20 s", "1 h 6 min"]
