@@ -34,7 +34,7 @@ from meld_duckdb.train.label_groups import LEAST, LabelGroup, label_groups
 from meld_duckdb.train.mixture import EXPERTS, MixtureTraining, MoeSettings, stage_names
 from meld_duckdb.train.pseudo_labels import AnnotateSettings, annotate_matches, contexts_of
 from meld_duckdb.train.rows import TrainingRow, read_rows, write_rows
-from meld_duckdb.train.schedule import Schedule
+from meld_duckdb.train.schedule import Schedule, names_of
 from meld_duckdb.train.self_annotate import estimate_noise
 from meld_duckdb.train.stages import (
     Finished,
@@ -129,7 +129,7 @@ class Pipeline:
                 workspace.experts_path,
                 workspace.adapters_path,
             )
-            names = [n for stage in RETRIEVAL if stage in stages for n in _names(stage, labels)]
+            names = [n for stage in RETRIEVAL if stage in stages for n in names_of(stage, labels)]
             wanted = [stage for stage in EXPERTS if stage in stages]
             groups = self._groups(labels) if wanted else []
             names += stage_names(groups, wanted)
@@ -378,15 +378,6 @@ class Pipeline:
 
     def _digests(self, labels: Mapping[str, object]) -> list[str]:
         return [f"{task} {self._session.demonstrator.digest(task)}" for task in labels]
-
-
-def _names(stage: str, labels: Mapping[str, Sequence[TrainingRow]]) -> list[str]:
-    """Names of the stages behind one of `RETRIEVAL`, for these labels."""
-    if stage == "annotate":
-        return ["annotate match"] if labels.get("match") else []
-    if stage == "expert":
-        return [f"expert {task}" for task, rows in labels.items() if may_have_expert(task, rows)]
-    return [stage]
 
 
 def _content(path: Path) -> str:

@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from meld_duckdb.train.expert import may_have_expert
+from meld_duckdb.train.rows import TrainingRow
+
 
 class Schedule:
     """The stages of one run.
@@ -55,3 +58,12 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def names_of(stage: str, labels: Mapping[str, Sequence[TrainingRow]]) -> list[str]:
+    """Names of the stages behind one of `pipeline.RETRIEVAL`, for these labels."""
+    if stage == "annotate":
+        return ["annotate match"] if labels.get("match") else []
+    if stage == "expert":
+        return [f"expert {task}" for task, rows in labels.items() if may_have_expert(task, rows)]
+    return [stage]
