@@ -88,7 +88,7 @@ class LoraSettings:
     dropout: float = 0.0
     target_modules: tuple[str, ...] = ()
     layers: float = 2 / 3
-    learning_rate: float = 5e-4
+    learning_rate: float = 2e-3
     weight_decay: float = 0.01
     epochs: int = 3
     batch: int = 8
