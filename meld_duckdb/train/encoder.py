@@ -101,7 +101,9 @@ def tune_encoder(
         return made
     started = time.perf_counter()
     evaluator = _evaluator(dev, distractors)
-    with _quiet(), tempfile.TemporaryDirectory(prefix="meld-encoder-") as folder:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    scratch = tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent)
+    with _quiet(), scratch as folder:
         model = _adapted(model_path, settings)
         before = _rounded(evaluator(model))
         trainer = _trainer(model, aligned, settings, evaluator, Path(folder), progress)

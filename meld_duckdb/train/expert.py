@@ -128,7 +128,7 @@ def train_expert(
         progress(f"the expert {known.id} is trained on these rows already")
         return known
     lesson = _prepare(session, task, labels, contexts, extra, settings, progress)
-    with TemporaryDirectory(prefix="meld-expert-") as folder:
+    with _scratch(session) as folder:
         start = _groundwork(session, lesson, Path(folder) / "start", settings, progress)
         verdict = _judge(session, lesson, start, progress)
         place = Path(folder) / "expert"
@@ -162,6 +162,13 @@ def train_expert(
         card = save_expert(session.experts_path, card, place)
     progress(f"expert {card.id}: {'used' if card.use else 'not used'}: {card.reason}")
     return card
+
+
+def _scratch(session: Session) -> TemporaryDirectory[str]:
+    """A directory in the workspace: what a killed run leaves in it, the next one removes."""
+    place = session.workspace.path / "train"
+    place.mkdir(exist_ok=True)
+    return TemporaryDirectory(prefix=".expert-", dir=place)
 
 
 def _labels_of(
@@ -342,7 +349,7 @@ def held_out_tier1(
 ) -> list[FloatArray]:
     """Log-odds of each label's pairs by cross-encoders that were trained without its fold."""
     odds: list[FloatArray] = [np.zeros(0)] * len(lesson.rows)
-    with TemporaryDirectory(prefix="meld-expert-") as folder:
+    with _scratch(session) as folder:
         for fold in np.unique(lesson.folds).tolist():
             asked = np.flatnonzero(lesson.folds == fold).tolist()
             known = [lesson.rows[i] for i in np.flatnonzero(lesson.folds != fold).tolist()]
