@@ -78,7 +78,8 @@ class AdapterSlots:
             self._take_off()
             self._load(adapter)
         with quiet_peft():
-            self._peft.base_model.enable_adapter_layers()
+            if self._active is None:
+                self._peft.base_model.enable_adapter_layers()
             self._peft.set_adapter(self._loaded[adapter.name], inference_mode=True)
         self._active = adapter.name
 

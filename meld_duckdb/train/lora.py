@@ -42,6 +42,7 @@ from meld_duckdb.engine.transformers import (
 from meld_duckdb.errors import EngineUnavailable, TrainingError
 from meld_duckdb.models import model_digest
 from meld_duckdb.records import digest
+from meld_duckdb.tasks import TASKS
 from meld_duckdb.train.cross_encoder import replace_folder
 from meld_duckdb.train.lora_fit import Fit, FitSettings, Model, Progression
 from meld_duckdb.train.lora_rows import Example, Prompting, make_examples, zero_shot
@@ -52,6 +53,7 @@ Progress = Callable[[str], None]
 VERSION = 1
 """Raised whenever the same rows and settings could give another adapter."""
 
+_MOST_ANSWER_TOKENS = 64
 _LAYER_NUMBER = re.compile(r"\.(\d+)\.")
 
 
@@ -158,28 +160,27 @@ def train_adapter(
     torch, transformers = libraries()
     device = pick_device(torch, settings.device)
     base, tokenizer = _load_base(torch, transformers, model_path, device, settings)
-    renderer = Renderer(tokenizer)
-    limit = min(settings.max_tokens, getattr(base.config, "max_position_embeddings", 1 << 30) - 64)
+    positions = getattr(base.config, "max_position_embeddings", None) or 1 << 30
     examples, held_out = (
-        make_examples(part, renderer, prompt, max_tokens=limit, max_chars=settings.max_chars)
+        make_examples(
+            part,
+            Renderer(tokenizer),
+            prompt,
+            max_tokens=min(settings.max_tokens, positions - _MOST_ANSWER_TOKENS),
+            max_chars=settings.max_chars,
+        )
         for part in (rows, dev)
     )
-    if not examples:
-        raise TrainingError(
-            f"no row to learn from: {len(rows)} rows, all of them too long or with an answer that "
-            "is none of the choices",
-            hint="raise max_tokens, or teach answers that the options name",
-        )
+    _check_learnable(rows, examples)
     key = _key(examples, held_out, model_path, settings)
     checkpoint = out_dir.parent / f".{out_dir.name}.training"
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         module, config = _with_adapter(torch, base, model_path, settings)
-        keep_name = next(iter(last_position_only(base)), None)
         model = Model(
             module,
             torch=torch,
             new_cache=transformers.DynamicCache,
-            keep_name=keep_name,
+            keep_name=next(iter(last_position_only(base)), None),
             autocast=device == "cuda",
         )
         steps = FitSettings(**{f.name: getattr(settings, f.name) for f in fields(FitSettings)})
@@ -195,6 +196,21 @@ def train_adapter(
         done.dev_losses,
         round(done.seconds, 3),
     )
+
+
+def _check_learnable(rows: Sequence[TrainingRow], examples: Sequence[Example]) -> None:
+    if not examples:
+        raise TrainingError(
+            f"no row to learn from: {len(rows)} rows, all of them too long or with an answer that "
+            "is none of the choices",
+            hint="raise max_tokens, or teach answers that the options name",
+        )
+    [task, *others] = {example.task for example in examples}
+    if not others and TASKS[task].labels and len({example.target for example in examples}) < 2:
+        raise TrainingError(
+            f"all {len(examples)} rows of {task} have one answer, expected both",
+            hint="teach both answers with meld_learn",
+        )
 
 
 def _load_base(

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -132,51 +131,59 @@ def test_training_leaves_random_numbers_alone(model_path: Path, tmp_path: Path) 
     assert torch.equal(torch.rand(1), expected)
 
 
+def train_three_passes(model_path: Path, out: Path, progress: Any = print) -> str:
+    settings = replace(SETTINGS, epochs=3, dropout=0.1)
+    rows, dev = toy_rows(32), toy_rows(8, 40)
+    trained = train_adapter(rows, model_path, out, settings, dev, progress)
+    return trained.adapter.digest
+
+
 RUN = """
 import sys, time
 from pathlib import Path
-from tests.unit.test_lora import SETTINGS, replace, toy_rows, train_adapter
+from tests.unit.test_lora import train_three_passes
 
 def tell(line):
     print(line, flush=True)
-    if sys.argv[3] == "slow":
-        time.sleep(0.5)
+    time.sleep(1)
 
-settings = replace(SETTINGS, epochs=3, dropout=0.1)
-trained = train_adapter(
-    toy_rows(32), Path(sys.argv[1]), Path(sys.argv[2]), settings, toy_rows(8, 40), progress=tell)
-print(trained.adapter.digest, flush=True)
+train_three_passes(Path(sys.argv[1]), Path(sys.argv[2]), tell)
 """
 
 
-def run_training(model_path: Path, out: Path, speed: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", RUN, str(model_path), str(out), speed],
+def test_a_killed_run_ends_with_the_same_bytes(model_path: Path, tmp_path: Path) -> None:
+    expected = train_three_passes(model_path, tmp_path / "whole")
+    killed = tmp_path / "killed"
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN, str(model_path), str(killed)],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": "."},
     )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("pass 1 of 3: step 2"):
+            process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert not killed.exists()
+    assert (tmp_path / ".killed.training" / "state.safetensors").is_file()
 
+    lines: list[str] = []
 
-def test_a_killed_run_ends_with_the_same_bytes(model_path: Path, tmp_path: Path) -> None:
-    whole = run_training(model_path, tmp_path / "whole", "fast").communicate(timeout=240)[0]
-    for kill_at in ("pass 1 of 3: step 2", "pass 2 of 3: loss"):
-        process = run_training(model_path, tmp_path / "killed", "slow")
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith(kill_at):
-                time.sleep(0.2)
-                process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
-        assert not (tmp_path / "killed").exists()
-        assert (tmp_path / ".killed.training" / "state.safetensors").is_file()
-    resumed = run_training(model_path, tmp_path / "killed", "fast").communicate(timeout=240)[0]
-    assert resumed.startswith("goes on in pass 3 after step 0")
-    assert resumed.splitlines()[-1] == whole.splitlines()[-1]
+    def stop_after_pass_2(line: str) -> None:
+        lines.append(line)
+        if line.startswith("pass 2 of 3: loss"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_three_passes(model_path, killed, stop_after_pass_2)
+    assert lines[0] == "goes on in pass 1 after step 2"
+    assert train_three_passes(model_path, killed, lines.append) == expected
+    assert "goes on in pass 3 after step 0" in lines
     for name in (WEIGHTS, "adapter_config.json"):
-        one, two = tmp_path / "whole" / name, tmp_path / "killed" / name
-        assert one.read_bytes() == two.read_bytes()
+        assert (tmp_path / "whole" / name).read_bytes() == (killed / name).read_bytes()
+    assert not (tmp_path / ".killed.training").exists()
 
 
 def test_a_checkpoint_of_other_rows_or_a_damaged_one_is_not_used(
@@ -252,6 +259,8 @@ def test_what_cannot_be_learned_is_refused(model_path: Path, tmp_path: Path) -> 
     odd = [replace(row, answer="perhaps") for row in toy_rows(4)]
     with pytest.raises(TrainingError, match="no row to learn from: 4 rows, all of them too long"):
         train(odd)
+    with pytest.raises(TrainingError, match="all 2 rows of match have one answer, expected both"):
+        train(toy_rows(4)[::2])
     with pytest.raises(TrainingError, match="no row to learn from: 0 rows"):
         train([])
     with pytest.raises(TrainingError, match=r"no layer to adapt: got target_modules \['nothing'\]"):
