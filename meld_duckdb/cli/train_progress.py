@@ -24,6 +24,7 @@ class Progress:
         self._shown_at = 0.0
         self._open = False
         self._what = ""
+        self._first = 0
 
     def line(self, text: str) -> None:
         """Print a line of its own."""
@@ -36,14 +37,16 @@ class Progress:
         """Show how far a stage is and how long it will take."""
         now = time.monotonic()
         if what != self._what:
-            self._what, self._started, self._shown_at = what, now, 0.0
+            self._what, self._started, self._shown_at, self._first = what, now, 0.0, done
         terminal = self._stream.isatty()
         if done < total and now - self._shown_at < (0.5 if terminal else self.every_s):
             return
         self._shown_at = now
-        left = (now - self._started) / max(done, 1) * (total - done)
-        text = f"{what}: {done} of {total}, about {duration(left)} left"
-        if (rest := self.rest_s()) >= 1:
-            text += f", {duration(left + rest)} in all"
+        text = f"{what}: {done} of {total}"
+        if done > self._first:  # the first step that is told was not timed
+            left = (now - self._started) / (done - self._first) * (total - done)
+            text += f", about {duration(left)} left"
+            if (rest := self.rest_s()) >= 1:
+                text += f", {duration(left + rest)} in all"
         click.echo(f"\r{text}\x1b[K" if terminal else text, err=True, nl=not terminal)
         self._open = terminal
