@@ -5,7 +5,7 @@ rare terms (`features.sparse_top`), with exact scores of what is found. The lexi
 mean of two TF-IDF cosines, over words and over character 3-grams, weighted by the two tables
 together; the dense score is the encoder's cosine.
 
-Paper: MELD §2.2 and §5 (top-k recall); REFERENCE for ``k`` and ties: ties go to the lower position.
+Paper: MELD §2.2 and §5 (top-k recall). Ties, of which it says nothing, go to the lower position.
 """
 
 from __future__ import annotations

@@ -219,9 +219,9 @@ def vote_values(
 ) -> list[list[tuple[str, float]]]:
     """Let the nearest rows vote on the value that is missing.
 
-    Paper: REFERENCE for imputation: the values of the attribute ranked by the similarity of their
-    rows. A value counts its summed similarity; we share the total out, so that a margin means how
-    far the neighbours agree.
+    Paper: MELD's authors rank the known values of the attribute by the similarity of their rows.
+    A value counts its summed similarity; we share the total out, so that a margin means how far
+    the neighbours agree.
 
     Args:
         neighbours: Of each question the values of its nearest rows with their similarities; rows

@@ -1,6 +1,6 @@
 """The ways from one task to another; see `train.transform`.
 
-Paper: MELD §2.2, query transformation; REFERENCE for the full set.
+Paper: MELD §2.2, query transformation, which gives one example; the set is ours.
 """
 
 from __future__ import annotations
