@@ -111,7 +111,7 @@ class TransformersBackend:
         """Answer all prompts, a list per finished engine batch, shorter prompts first.
 
         An adapter is put on the model batch by batch, so calls with different adapters may run at
-        once; putting on one that is in memory takes a few milliseconds.
+        once; putting on one that is in memory takes a twentieth of a second.
 
         Choices are scored by the next-token distribution: the probabilities of all tokens that
         begin a choice (with or without a leading space, capitalised or in lower case) are summed
