@@ -14,11 +14,12 @@ from pathlib import Path
 
 import duckdb
 
+from meld_duckdb.errors import MeldError
 from meld_duckdb.evaluate.asking import load, replies_of
 from meld_duckdb.evaluate.case import Case
 from meld_duckdb.evaluate.fresh import fresh_connection
 from meld_duckdb.evaluate.layout import DataSet
-from meld_duckdb.evaluate.result import Result, graded
+from meld_duckdb.evaluate.result import Result, failed, graded
 from meld_duckdb.evaluate.training import Training, questions, run_training
 from meld_duckdb.tasks.base import Query
 
@@ -51,17 +52,23 @@ def evaluate_together(
         for case, _ in cases:
             notice(f"teaching {case.task} on {case.dataset}: {case.labels} labels")
             with fresh_connection(workspace) as (connection, _):
-                held_out += _teach(connection, case)
+                held_out += _teach(connection, case, training)
         lines = [] if training is None else run_training(workspace, held_out, notice, training)
         for case, data in cases:
             started = time.perf_counter()
-            with fresh_connection(workspace, **(asked or {})) as (connection, _):
-                load(connection, case.exam)
-                replies = replies_of(connection, case.exam, tier)
+            try:
+                with fresh_connection(workspace, **(asked or {})) as (connection, _):
+                    load(connection, case.exam)
+                    replies = replies_of(connection, case.exam, tier)
+            except (duckdb.Error, MeldError) as error:
+                yield failed(case, data, time.perf_counter() - started, error)
+                continue
             yield graded(case, data, replies, seed, time.perf_counter() - started, lines)
 
 
-def _teach(connection: duckdb.DuckDBPyConnection, case: Case) -> list[Query]:
+def _teach(
+    connection: duckdb.DuckDBPyConnection, case: Case, training: Training | None
+) -> list[Query]:
     load(connection, case.exam)
     prefix = re.sub(r"\W", "_", f"{case.task}_{case.dataset}")
     for statement in case.exam.setup:
@@ -69,4 +76,6 @@ def _teach(connection: duckdb.DuckDBPyConnection, case: Case) -> list[Query]:
             connection.execute(f'CREATE VIEW "{prefix}_{table}" AS FROM "{table}"')
         named = _INDEXED.sub(rf"meld.index('{prefix}_\1'", statement)
         connection.execute(named).fetchall()
-    return questions(connection, case.task, case.exam)
+    if training is None:
+        return []
+    return questions(connection, case.task, case.exam, training)

@@ -45,18 +45,24 @@ def train(
     Raises:
         InputError: The training of this task is not evaluated.
     """
-    stages = (training or Training()).stages
-    if exam.held_out is None and set(stages) & set(RETRIEVAL):
-        raise InputError(
-            f"meld eval does not run the stages of retrieval for the task {task!r}",
-            hint="leave out --train, or give --train experts",
-        )
-    return run_training(workspace, questions(connection, task, exam), notice, training, (task,))
+    asked = questions(connection, task, exam, training)
+    return run_training(workspace, asked, notice, training, (task,))
 
 
-def questions(connection: duckdb.DuckDBPyConnection, task: str, exam: Exam) -> list[Query]:
-    """The questions of an exam, which training must not touch; none where it does not tell."""
+def questions(
+    connection: duckdb.DuckDBPyConnection, task: str, exam: Exam, training: Training | None = None
+) -> list[Query]:
+    """The questions of an exam, which training must not touch.
+
+    Raises:
+        InputError: The exam does not tell them, and the training reads more than labels.
+    """
     if exam.held_out is None:
+        if set((training or Training()).stages) & set(RETRIEVAL):
+            raise InputError(
+                f"meld eval does not run the stages of retrieval for the task {task!r}",
+                hint="leave out --train, or give --train experts",
+            )
         return []
     built = (build_query(task, row) for row in connection.execute(exam.held_out).fetchall())
     return [query for query in built if isinstance(query, Query)]

@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from meld_duckdb.errors import ArtefactCorrupt, ArtefactIncompatible
+from meld_duckdb.errors import ArtefactCorrupt
+from meld_duckdb.planner.artefacts import read_versioned
 from meld_duckdb.planner.expert_card import Key
 from meld_duckdb.records import digest
 
@@ -43,7 +44,6 @@ class AdapterCard:
         metrics: Held-out figures.
         settings: How it was trained.
         inputs: Digest of everything it was made from.
-        seconds: Time taken.
     """
 
     id: str
@@ -59,7 +59,6 @@ class AdapterCard:
     metrics: Mapping[str, float] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     inputs: str = ""
-    seconds: float = 0.0
 
     @property
     def digest(self) -> str:
@@ -88,16 +87,7 @@ def read_adapter_card(folder: Path) -> AdapterCard:
         ArtefactIncompatible: Another version of the product wrote it.
     """
     path = folder / CARD
-    try:
-        found = json.loads(path.read_text("utf-8"))
-        version = found.pop("format")
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ArtefactCorrupt(f"{path} is no card of an expert: {error}", hint=_HINT) from error
-    if version != FORMAT:
-        raise ArtefactIncompatible(
-            f"{path} has the format {version!r}, this version of meld-duckdb reads {FORMAT!r}",
-            hint=_HINT,
-        )
+    found = read_versioned(path, FORMAT, "card of an expert", _HINT)
     try:
         for name in ("key", "path"):
             found[name] = tuple(str(part) for part in found[name])

@@ -87,15 +87,17 @@ def _ask_round(
     task = batch.task
     too_long: list[int] = []
     n_prompts = n_tokens = 0
-    for group in _by_experts(batch, resources, positions):
-        queries = [_shortlist(batch, i) for i, _ in group]
-        choice = group[0][1]
+    mixture = resources.mixture
+    choices = mixture.route(task.name, [batch.queries[i] for i in positions])
+    for group in mixture.groups(task.name, choices):
+        queries = [_shortlist(batch, positions[at]) for at in group]
+        choice = choices[group[0]]
         prompts = _prompts(task, queries, resources, choice, max_chars)
-        adapter = None if choice is None else resources.mixture.adapter(choice)
+        adapter = None if choice is None else mixture.adapter(choice)
         for finished in resources.backend().complete(prompts, adapter):
             found: dict[int, Answer] = {}
             for number, completion in finished:
-                i, own = group[number]
+                i, own = positions[group[number]], choices[group[number]]
                 if not last and (completion.error or "").startswith("prompt_too_long"):
                     too_long.append(i)
                     continue
@@ -113,24 +115,6 @@ def _ask_round(
     return batch, sorted(too_long)
 
 
-_Routed = list[tuple[int, Choice | None]]
-"""Positions and where each goes."""
-
-
-def _by_experts(batch: Batch, resources: Resources, positions: Sequence[int]) -> list[_Routed]:
-    """Group positions by the experts they go to, so that an engine changes adapters seldom."""
-    mixture, task = resources.mixture, batch.task.name
-    groups: dict[object, _Routed] = {}
-    choices = mixture.route(task, [batch.queries[i] for i in positions])
-    for i, choice in zip(positions, choices, strict=True):
-        key: object = None
-        if choice is not None:
-            parts = frozenset(zip(choice.experts, choice.weights, strict=True))
-            key = (parts, mixture.path(task, choice), mixture.demonstrations(choice))
-        groups.setdefault(key, []).append((i, choice))
-    return list(groups.values())
-
-
 def _prompts(
     task: Task,
     queries: Sequence[Query],
@@ -140,9 +124,7 @@ def _prompts(
 ) -> list[Prompt]:
     """Render questions and demonstrations, both completed along the path of the first expert."""
     wanted = None if choice is None else resources.mixture.demonstrations(choice)
-    shown = (
-        [()] * len(queries) if wanted == 0 else resources.demonstrator.demonstrations(task, queries)
-    )
+    shown = resources.demonstrator.demonstrations(task, queries, most=wanted)
     path = () if choice is None else resources.mixture.path(task.name, choice)
     if path:
         ask = resources.ask_tier0

@@ -77,7 +77,7 @@ class Demonstrator:
         self._encoder = encoder
         self._embedded: dict[str, str] = {}
         self._labelled: dict[str, tuple[str, list[Demonstration]]] = {}
-        self._shared: OrderedDict[tuple[str, str, frozenset[str]], _Leaders] = OrderedDict()
+        self._shared: OrderedDict[tuple[str, str, frozenset[str], int], _Leaders] = OrderedDict()
 
     def labels(self, task: str) -> dict[str, str]:
         """All labels of a task: digest of the query to its answer."""
@@ -123,6 +123,7 @@ class Demonstrator:
         task: Task,
         queries: Sequence[Query],
         contexts: Sequence[Context] | None = None,
+        most: int | None = None,
     ) -> list[tuple[Demonstration, ...]]:
         """Choose up to |D| demonstrations for each query, most similar last.
 
@@ -134,15 +135,17 @@ class Demonstrator:
             task: The task.
             queries: What is asked.
             contexts: Tables of each query's records, beyond those that are indexed.
+            most: Demonstrations of a query, instead of the setting.
         """
-        if not (queries and self._settings.demonstrations and self.labels(task.name)):
+        wanted = self._settings.demonstrations if most is None else most
+        if not (queries and wanted and self.labels(task.name)):
             return [() for _ in queries]
         by_home: dict[frozenset[str], list[int]] = {}
         for i, home in enumerate(self._homes(task, queries, contexts)):
             by_home.setdefault(home, []).append(i)
         found: list[tuple[Demonstration, ...]] = [()] * len(queries)
         for home, positions in by_home.items():
-            leaders = self._leaders(task, home)
+            leaders = self._leaders(task, home, wanted)
             if leaders.shown:
                 vectors = self._vectors([queries[i] for i in positions])
                 nearest = (vectors @ leaders.vectors.T).round(_DECIMALS).argmax(axis=1)
@@ -167,21 +170,20 @@ class Demonstrator:
             homes.append(frozenset(tables))
         return homes
 
-    def _leaders(self, task: Task, home: frozenset[str]) -> _Leaders:
+    def _leaders(self, task: Task, home: frozenset[str], wanted: int) -> _Leaders:
         """The leaders among the labels of some tables, and what is shown around each."""
-        key = (task.name, self.digest(task.name), home)
+        key = (task.name, self.digest(task.name), home, wanted)
         if key not in self._shared:
             labels = self.labelled(task.name)
             if home:
                 known = self._catalogue.memberships(r for d in labels for r in d.query.records)
                 labels = [d for d in labels if _stands_in(d.query, home, known)]
             pool = labels[:: max(1, math.ceil(len(labels) / _POOL))]
-            wanted = self._settings.demonstrations
             most = min(MOST_SETS, math.ceil(len(labels) / wanted))
             vectors = self._vectors([d.query for d in pool]) if pool else np.zeros((0, 1))
             chosen = spread(vectors, most)
             usable = frozenset(d.query.digest for d in labels) if home else None
-            shown = [self._around(task, vectors[i : i + 1], usable) for i in chosen]
+            shown = [self._around(task, vectors[i : i + 1], usable, wanted) for i in chosen]
             self._shared[key] = _Leaders(vectors[chosen], tuple(shown))
             while len(self._shared) > _KEPT:
                 self._shared.popitem(last=False)
@@ -189,10 +191,9 @@ class Demonstrator:
         return self._shared[key]
 
     def _around(
-        self, task: Task, vector: np.ndarray, usable: frozenset[str] | None
+        self, task: Task, vector: np.ndarray, usable: frozenset[str] | None, wanted: int
     ) -> tuple[Demonstration, ...]:
         """The usable labels nearest to a leader, most similar last."""
-        wanted = self._settings.demonstrations
         if task.labels is None:
             found = self._usable(task, vector, wanted, None, usable)
         else:

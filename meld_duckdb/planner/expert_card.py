@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from meld_duckdb.errors import ArtefactCorrupt, ArtefactIncompatible
+from meld_duckdb.errors import ArtefactCorrupt
 from meld_duckdb.features.stack import Stack
+from meld_duckdb.planner.artefacts import read_versioned
 from meld_duckdb.planner.tables import Context
 from meld_duckdb.records import digest
 from meld_duckdb.tasks.base import Query
@@ -101,16 +102,7 @@ def read_card(folder: Path) -> ExpertCard:
         ArtefactIncompatible: Another version of the product wrote it.
     """
     path = folder / CARD
-    try:
-        found = json.loads(path.read_text("utf-8"))
-        version = found.pop("format")
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ArtefactCorrupt(f"{path} is no card of an expert: {error}", hint=_HINT) from error
-    if version != FORMAT:
-        raise ArtefactIncompatible(
-            f"{path} has the format {version!r}, this version of meld-duckdb reads {FORMAT!r}",
-            hint=_HINT,
-        )
+    found = read_versioned(path, FORMAT, "card of an expert", _HINT)
     try:
         stack = Stack.from_dict(found.pop("stack"))
         key = tuple(str(part) for part in found.pop("key"))

@@ -18,6 +18,7 @@ import numpy as np
 from meld_duckdb.engine.cross_encoder import CrossEncoder, weights_digest
 from meld_duckdb.errors import ArtefactCorrupt, ArtefactMissing
 from meld_duckdb.features.stack import log_odds
+from meld_duckdb.planner.artefacts import Watched
 from meld_duckdb.planner.cascade import Ask
 from meld_duckdb.planner.expert_card import ExpertCard, Key, expert_key, read_card
 from meld_duckdb.planner.tables import Context
@@ -194,8 +195,7 @@ class Experts:
         self._load = load
         self._labels = labels
         self._notice = notice
-        self._lock = threading.Lock()
-        self._stamp: int | None = None
+        self._watched = Watched((folder,), self._read)
         self._experts: dict[str, dict[Key, Expert]] = {}
         self._refused: dict[str, str] = {}
         self._told: set[str] = set()
@@ -206,40 +206,31 @@ class Experts:
         Raises:
             ArtefactCorrupt: A directory of an expert is damaged.
         """
-        of_task = self._current().get(task)
+        of_task = self._watched.get().get(task)
         return of_task.get(expert_key(task, query, context)) if of_task else None
 
     def of(self, task: str, key: Key, ask: Ask = "always") -> Expert | None:
         """The expert of a task for a key that takes part under a policy; see `find`."""
-        expert = None if ask == "never" else self._current().get(task, {}).get(key)
+        expert = None if ask == "never" else self._watched.get().get(task, {}).get(key)
         return expert if expert is not None and expert.takes_part(ask) else None
 
     def all(self) -> list[Expert]:
         """All experts that can be used, by name."""
-        found = [e for of_task in self._current().values() for e in of_task.values()]
+        found = [e for of_task in self._watched.get().values() for e in of_task.values()]
         return sorted(found, key=lambda expert: expert.card.id)
 
     def missing(self, task: str) -> str | None:
         """Why no question of a task has an expert; see `ExpertSource.missing`."""
-        if self._current().get(task):
+        if self._watched.get().get(task):
             return None
         return self._refused.get(task, "none was trained in this workspace")
 
-    def _current(self) -> dict[str, dict[Key, Expert]]:
-        try:
-            stamp = self._folder.stat().st_mtime_ns
-        except OSError:
-            return {}
-        with self._lock:
-            if stamp != self._stamp:
-                self._experts = self._read()
-                self._stamp = stamp
-            return self._experts
-
     def _read(self) -> dict[str, dict[Key, Expert]]:
-        folders = (f for f in self._folder.iterdir() if f.is_dir() and f.name[0] != ".")
         found: dict[str, dict[Key, Expert]] = {}
         self._refused = {}
+        if not self._folder.is_dir():
+            return found
+        folders = (f for f in self._folder.iterdir() if f.is_dir() and f.name[0] != ".")
         loaded = {e.digest: e for of_task in self._experts.values() for e in of_task.values()}
         for card in sorted((read_card(f) for f in folders), key=lambda c: (c.made, c.id)):
             reason = self._unfit(card)
@@ -251,6 +242,7 @@ class Experts:
                 _LOG.info("the labels of %s have changed since expert %s", card.task, card.id)
             expert = loaded.get(card.digest) or Expert(card, self._loader(card))
             found.setdefault(card.task, {})[card.key] = expert
+        self._experts = found
         return found
 
     def _loader(self, card: ExpertCard) -> Callable[[], Score]:

@@ -8,20 +8,18 @@ tiers answered labels that none of them had seen. Without one, the shipped calib
 from __future__ import annotations
 
 import json
-import logging
-import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from meld_duckdb.errors import ArtefactCorrupt, ArtefactIncompatible
+from meld_duckdb.errors import ArtefactCorrupt
 from meld_duckdb.features.stack import Stack
+from meld_duckdb.planner.artefacts import Watched, read_versioned
 from meld_duckdb.planner.expert_card import Key
 from meld_duckdb.records import digest
 
 FORMAT = "meld-gate/1"
 
-_LOG = logging.getLogger(__name__)
 _HINT = "train again with meld train --stages experts, or remove the file"
 
 
@@ -82,20 +80,15 @@ def read_gate(path: Path) -> Gate:
         ArtefactCorrupt: The file does not say what it should.
         ArtefactIncompatible: Another version of the product wrote it.
     """
+    found = read_versioned(path, FORMAT, "gate of tier 2", _HINT)
     try:
-        found = json.loads(path.read_text("utf-8"))
-        version = found.pop("format")
-        if version != FORMAT:
-            raise ArtefactIncompatible(
-                f"{path} has the format {version!r}, this version reads {FORMAT!r}", hint=_HINT
-            )
         found["key"] = tuple(str(part) for part in found["key"])
         stack = found["stack"]
         found["stack"] = None if stack is None else Stack.from_dict(stack)
         gate = Gate(**found)
         if not isinstance(gate.use, bool) or not 0 <= abs(gate.low) + abs(gate.high) < float("inf"):
             raise ValueError("a number is missing")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtefactCorrupt(f"{path} is no gate of tier 2: {error}", hint=_HINT) from error
     return gate
 
@@ -115,32 +108,15 @@ class Gates:
         self._folder = folder
         self._model_digest = model_digest
         self._notice = notice
-        self._lock = threading.Lock()
-        self._stamp: int | None = None
-        self._gates: dict[tuple[str, Key], Gate] = {}
+        self._gates = Watched((folder,), self._read)
 
     def find(self, task: str, key: Key) -> Gate | None:
         """The gate for questions of a task with a key; None where there is none."""
-        return self._current().get((task, key))
+        return self._gates.get().get((task, key))
 
     def any(self, task: str) -> bool:
         """Tell whether a task has a gate at all."""
-        return any(of_task == task for of_task, _ in self._current())
-
-    def all(self) -> list[Gate]:
-        """All gates, by task and key."""
-        return [gate for _, gate in sorted(self._current().items())]
-
-    def _current(self) -> dict[tuple[str, Key], Gate]:
-        try:
-            stamp = self._folder.stat().st_mtime_ns
-        except OSError:
-            return {}
-        with self._lock:
-            if stamp != self._stamp:
-                self._gates = self._read()
-                self._stamp = stamp
-            return self._gates
+        return any(of_task == task for of_task, _ in self._gates.get())
 
     def _read(self) -> dict[tuple[str, Key], Gate]:
         found: dict[tuple[str, Key], Gate] = {}

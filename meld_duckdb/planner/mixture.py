@@ -8,8 +8,7 @@ Paper: MELD §4.4 (router), §A.2 (adapters of the chosen experts are merged int
 from __future__ import annotations
 
 import threading
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 
@@ -18,6 +17,7 @@ import numpy as np
 from meld_duckdb.engine.adapters import Adapter
 from meld_duckdb.engine.merge_store import MergeStore
 from meld_duckdb.planner.adapter_card import AdapterCard, read_adapter_card
+from meld_duckdb.planner.artefacts import Watched
 from meld_duckdb.planner.demonstrations import query_text
 from meld_duckdb.planner.metapath import Path
 from meld_duckdb.planner.router import (
@@ -87,12 +87,9 @@ class Mixture:
         self._encode, self._notice = encode, notice
         self._merged = MergeStore(folder / MERGED, most=_MOST_MERGED)
         self._lock = threading.RLock()
-        self._stamp: tuple[int, ...] = ()
-        self._cards: dict[str, AdapterCard] = {}
-        self._router = Router()
+        self._watched = Watched((folder, router_folder), self._read)
         self._vectors: tuple[str, Vectors] | None = None
         self._told: set[str] = set()
-        self.routed: Counter[str] = Counter()
 
     @property
     def cards(self) -> dict[str, AdapterCard]:
@@ -101,34 +98,33 @@ class Mixture:
         Raises:
             ArtefactCorrupt: A directory of an expert is damaged.
         """
-        self._refresh()
-        return self._cards
+        return self._watched.get()[0]
 
     @property
     def digest(self) -> str:
         """Identity of all experts, router and settings; empty where there is no expert."""
-        cards = self.cards if self.settings.k else {}
-        if not cards:
+        cards, router = self._watched.get()
+        if not cards or not self.settings.k:
             return ""
         return digest(
             "mixture/1",
             *(card.digest for card in cards.values()),
-            self._router.digest,
+            router.digest,
             repr(self.settings),
         )
 
-    def route(self, task: str, queries: Sequence[Query]) -> list[Choice | None]:
+    def route(self, task: str, queries: Sequence[Query]) -> Sequence[Choice | None]:
         """Choose the experts of questions; None where there is none."""
-        cards = self.cards
+        cards, router = self._watched.get()
         if not cards or not self.settings.k or not queries:
             return [None] * len(queries)
         names = list(cards)
         questions = self._encode([routed_text(task, query) for query in queries])
-        experts = self._expert_vectors()
-        relevance = self._router.relevance(questions, experts, names)
+        experts = self._expert_vectors(cards)
+        relevance = router.relevance(questions, experts, names)
         settings = self.settings
         likeness = unit(experts) @ unit(experts).T if settings.diversity else None
-        found = choose(
+        return choose(
             relevance,
             names,
             settings.k,
@@ -136,9 +132,17 @@ class Mixture:
             likeness=likeness,
             diversity=settings.diversity,
         )
-        with self._lock:
-            self.routed.update(name for choice in found for name in choice.experts)
-        return list(found)
+
+    def groups(self, task: str, choices: Sequence[Choice | None]) -> list[list[int]]:
+        """Positions of questions that one adapter answers in the same way, a list per adapter."""
+        found: dict[object, list[int]] = {}
+        for i, choice in enumerate(choices):
+            key: object = None
+            if choice is not None:
+                parts = frozenset(zip(choice.experts, choice.weights, strict=True))
+                key = (parts, self.path(task, choice), self.demonstrations(choice))
+            found.setdefault(key, []).append(i)
+        return list(found.values())
 
     def adapter(self, choice: Choice) -> Adapter:
         """The merged adapter of the chosen experts."""
@@ -150,34 +154,32 @@ class Mixture:
 
     def path(self, task: str, choice: Choice) -> Path:
         """The meta-path of the most relevant chosen expert of a task; empty without one."""
-        own = (self._cards[name] for name in choice.experts if name in self._cards)
+        cards = self.cards
+        own = (cards[name] for name in choice.experts if name in cards)
         return next((card.path for card in own if card.task == task), ())
 
     def demonstrations(self, choice: Choice) -> int:
         """Labels that the most relevant chosen expert was shown with a question in training."""
-        return self._cards[choice.experts[0]].demonstrations
+        card = self.cards.get(choice.experts[0])
+        return 0 if card is None else card.demonstrations
 
-    def _expert_vectors(self) -> Vectors:
-        key = digest(self._encoder_digest(), *(card.digest for card in self._cards.values()))
+    def _expert_vectors(self, cards: Mapping[str, AdapterCard]) -> Vectors:
+        key = digest(self._encoder_digest(), *(card.digest for card in cards.values()))
         with self._lock:
             if self._vectors is None or self._vectors[0] != key:
-                texts = [card.description for card in self._cards.values()]
+                texts = [card.description for card in cards.values()]
                 self._vectors = (key, np.asarray(self._encode(texts), dtype=np.float32))
             return self._vectors[1]
 
-    def _refresh(self) -> None:
-        stamp = tuple(_stamp(folder) for folder in (self._folder, self._router_folder))
-        with self._lock:
-            if stamp != self._stamp:
-                self._cards = self._read_cards()
-                router = read_router(self._router_folder)
-                if router.encoder_digest not in {"", self._encoder_digest()}:
-                    self._tell(
-                        "the router was trained with another encoder and is not used: "
-                        "meld train --stages experts"
-                    )
-                    router = Router()
-                self._router, self._stamp = router, stamp
+    def _read(self) -> tuple[dict[str, AdapterCard], Router]:
+        router = read_router(self._router_folder)
+        if router.encoder_digest and router.encoder_digest != self._encoder_digest():
+            self._tell(
+                "the router was trained with another encoder and is not used: "
+                "meld train --stages experts"
+            )
+            router = Router()
+        return self._read_cards(), router
 
     def _read_cards(self) -> dict[str, AdapterCard]:
         if not self._folder.is_dir():
@@ -208,10 +210,3 @@ class Mixture:
 def routed_text(task: str, query: Query) -> str:
     """The text by which a question is routed."""
     return f"{task} | {query_text(query, _ROUTED_CHARS)}"
-
-
-def _stamp(folder: FilePath) -> int:
-    try:
-        return folder.stat().st_mtime_ns
-    except OSError:
-        return 0

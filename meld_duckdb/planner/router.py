@@ -23,7 +23,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from meld_duckdb.errors import ArtefactCorrupt, ArtefactIncompatible
+from meld_duckdb.errors import ArtefactCorrupt
+from meld_duckdb.planner.artefacts import read_versioned
 from meld_duckdb.records import digest
 
 Vectors = NDArray[np.float32]
@@ -182,14 +183,8 @@ def read_router(folder: Path) -> Router:
 
     if not folder.is_dir():
         return Router()
+    meta = read_versioned(folder / META, FORMAT, "router", _HINT)
     try:
-        meta = json.loads((folder / META).read_text("utf-8"))
-        if meta["format"] != FORMAT:
-            raise ArtefactIncompatible(
-                f"{folder} has the format {meta['format']!r}, this version of meld-duckdb reads "
-                f"{FORMAT!r}",
-                hint=_HINT,
-            )
         tensors = load_file(str(folder / WEIGHTS))
         shifts = {
             name.removeprefix("shift "): value

@@ -317,7 +317,7 @@ class MixtureTraining:
             return {"trained": report.used, "why": report.reason, **report.metrics}
 
         inputs = (
-            *(digest for group in self._groups for digest in self._inputs(group)),
+            *(part for group in self._groups for part in self._inputs(group)),
             *(card.digest for card in session.mixture.cards.values()),
             session.encoder_digest,
             repr(self._settings.router),
@@ -361,11 +361,8 @@ class MixtureTraining:
         """Answers of the merged experts to the labels set aside, as at query time."""
         mixture, asker = self._session.mixture, self._asker(group)
         found: list[Answer] = [Answer()] * len(group.dev)
-        by_experts: dict[object, list[int]] = {}
         choices = mixture.route(group.task, [row.query for row in group.dev])
-        for i, choice in enumerate(choices):
-            by_experts.setdefault(None if choice is None else choice.experts, []).append(i)
-        for at in by_experts.values():
+        for at in mixture.groups(group.task, choices):
             choice = choices[at[0]]
             rows = [group.dev[i] for i in at]
             adapter = None if choice is None else mixture.adapter(choice).path

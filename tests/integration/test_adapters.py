@@ -8,17 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from meld_duckdb import models
 from meld_duckdb.engine.adapters import WEIGHTS, Adapter
 from meld_duckdb.engine.merge_store import MergeStore
 from meld_duckdb.engine.transformers import TransformersBackend
-from meld_duckdb.errors import ArtefactCorrupt, ArtefactMissing
 from meld_duckdb.records import make_record
-from meld_duckdb.settings import DEFAULT_MODEL, default_model_dir
+from meld_duckdb.settings import DEFAULT_MODEL
 from meld_duckdb.tasks.base import Completion, Query
 from meld_duckdb.train.lora import LoraSettings, TrainedAdapter, train_adapter
 from meld_duckdb.train.lora_rows import zero_shot
 from meld_duckdb.train.rows import TrainingRow
+from tests.integration.embedded import path_of
 
 pytestmark = pytest.mark.integration
 
@@ -33,10 +32,7 @@ ROWS = [
 
 @pytest.fixture(scope="module")
 def model_path() -> Path:
-    try:
-        return models.locate(DEFAULT_MODEL, default_model_dir(), "language model")
-    except (ArtefactMissing, ArtefactCorrupt) as error:
-        pytest.skip(str(error))
+    return path_of(DEFAULT_MODEL, "language model")
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from meld_duckdb import models
 from meld_duckdb.engine.transformers import TransformersBackend
-from meld_duckdb.errors import ArtefactCorrupt, ArtefactMissing
-from meld_duckdb.models import Kind
 from meld_duckdb.retrieval.encoder import Encoder
-from meld_duckdb.settings import DEFAULT_ENCODER, DEFAULT_MODEL, default_model_dir
+from meld_duckdb.settings import DEFAULT_ENCODER, DEFAULT_MODEL
 from meld_duckdb.tasks.base import Completion, Prompt
+from tests.integration.embedded import path_of
 
 pytestmark = pytest.mark.integration
 
@@ -30,13 +28,6 @@ TEXTS = [
     "  spaces   around ",
     "word " * 600,
 ]
-
-
-def path_of(name: str, kind: Kind) -> Path:
-    try:
-        return models.locate(name, default_model_dir(), kind)
-    except (ArtefactMissing, ArtefactCorrupt) as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")

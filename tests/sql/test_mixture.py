@@ -41,6 +41,7 @@ def add_expert(
     *,
     task: str = "match",
     path: tuple[str, ...] = (),
+    demonstrations: int = 0,
     model_digest: str = "scripted",
 ) -> None:
     folder = workspace / "adapters" / name
@@ -60,6 +61,7 @@ def add_expert(
         model_digest=model_digest,
         weights=files_digest(folder),
         path=path,
+        demonstrations=demonstrations,
         rows={"labelled": 12},
         metrics={"score": 0.75},
     )
@@ -113,6 +115,29 @@ def test_the_chosen_experts_are_merged_and_rows_grouped(
     )  # rows of one set of experts are asked together
     merged = [f.name for f in (workspace / "adapters" / "merged").iterdir() if f.name[0] != "."]
     assert len(merged) == len({frozenset(names) for names in sets})
+
+
+def test_experts_weighed_by_relevance_are_merged_for_each_weighting(
+    workspace: Path, backend: ScriptedBackend
+) -> None:
+    add_expert(workspace, "cameras", "match | canon eos camera title")
+    add_expert(workspace, "wines", "match | chateau margaux wine title")
+    with meld_duckdb.connect(experts=2, expert_weights="router") as con:
+        assert sorted(ask(con)["experts"]) == sorted(ask(con, WINE)["experts"])
+    first, second = backend.adapters
+    assert first is not None and second is not None
+    assert first.name != second.name  # the same experts with other weights
+
+
+def test_as_many_labels_are_shown_as_in_training(workspace: Path, backend: ScriptedBackend) -> None:
+    add_expert(workspace, "cameras", "match | canon eos camera title", demonstrations=2)
+    with meld_duckdb.connect() as con:
+        con.execute(
+            """SELECT meld_learn('match', {'a': {'title': 'eos ' || i},
+               'b': {'title': 'canon ' || i}}, i % 2 = 0) FROM range(12) t(i)"""
+        ).fetchall()
+        ask(con)
+    assert len(backend.asked[-1].turns) == 2
 
 
 def test_relevance_stands_in_the_evidence(workspace: Path, backend: ScriptedBackend) -> None:

@@ -12,9 +12,10 @@ import pytest
 from meld_duckdb.errors import InputError
 from meld_duckdb.evaluate import report, run
 from meld_duckdb.evaluate.asking import load
-from meld_duckdb.evaluate.case import Case
+from meld_duckdb.evaluate.case import Case, Exam
 from meld_duckdb.evaluate.labels import Request
 from meld_duckdb.evaluate.layout import TASKS, find_datasets
+from meld_duckdb.evaluate.training import Training, questions
 from tests.scripted import ScriptedBackend
 from tests.unit import eval_data
 
@@ -161,6 +162,41 @@ def test_a_task_that_fails_is_a_line_of_the_report(
     assert failed.error == "no such | function" and failed.values == ()
     assert "not possible" in report.to_markdown([failed])
     assert json.loads(report.to_json([failed], Request(), "t0"))["results"][0]["value"] is None
+
+
+def test_data_sets_together_share_one_workspace(backend: ScriptedBackend, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    for name in ("one", "two"):
+        eval_data.em(data / "EM" / name, False)
+    said: list[str] = []
+    alone, together = (
+        list(
+            run.evaluate(
+                "match",
+                data,
+                Request(),
+                tier="t0",
+                encode=None,
+                notice=said.append,
+                together=shared,
+            )
+        )
+        for shared in (False, True)
+    )
+    assert [r.dataset for r in together] == [r.dataset for r in alone] == ["one", "two"]
+    assert all(r.error is None and r.tiers == {0: 6} for r in together)
+    assert sum("teaching" in line for line in said) == 2
+
+
+def test_questions_that_an_exam_does_not_tell_keep_retrieval_from_training(tmp_path: Path) -> None:
+    exam = Exam({}, (), "", 0)
+    with (
+        duckdb.connect() as connection,
+        pytest.raises(InputError, match="stages of retrieval"),
+    ):
+        questions(connection, "impute", exam, Training())
+    with duckdb.connect() as connection:
+        assert questions(connection, "impute", exam, Training(stages=("adapter",))) == []
 
 
 def test_wrong_folders_are_refused_with_a_hint(tmp_path: Path) -> None:
