@@ -11,9 +11,10 @@ Nothing here imports a heavy library: model and modules come from `TransformersB
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from meld_duckdb.engine.forward import Forward
 from meld_duckdb.engine.kv import Job, PrefixCache, PrefixKey, cache_layers
 from meld_duckdb.engine.rendering import Renderer
 from meld_duckdb.tasks.base import Completion
@@ -26,31 +27,25 @@ class Decoder:
     """Runs batches of jobs that share a prefix. Not safe for threads.
 
     Args:
-        model: A causal language model in evaluation mode.
+        forward: The forward pass of a model in evaluation mode.
         renderer: Its tokenizer's renderer.
         torch: The torch module.
-        new_cache: Makes an empty key-value cache of transformers.
-        last_only: Keyword arguments that restrict logits to the last position.
         stop_ids: Tokens that end an answer.
         prefixes: Where keys and values of prefixes are kept.
     """
 
     def __init__(
         self,
-        model: Any,
+        forward: Forward,
         renderer: Renderer,
         *,
         torch: Any,
-        new_cache: Callable[[], Any],
-        last_only: dict[str, int],
         stop_ids: frozenset[int],
         prefixes: PrefixCache,
     ) -> None:
         self._torch = torch
-        self._new_cache = new_cache
-        self._model = model
+        self._call = forward
         self._renderer = renderer
-        self._last_only = last_only
         self._stop_ids = stop_ids
         self._prefixes = prefixes
 
@@ -90,11 +85,11 @@ class Decoder:
                 break
             if len(going) < len(live):
                 keep = torch.tensor(going, device=mask.device)
-                cache = self._cache_of([(k[keep], v[keep]) for k, v in cache_layers(cache)])
+                layers = [(k[keep], v[keep]) for k, v in cache_layers(cache)]
+                cache = self._call.cache_of(layers, len(going))
                 mask, ids, live = mask[keep], ids[keep], [live[row] for row in going]
             mask = torch.cat([mask, mask.new_ones(len(live), 1)], dim=1)
-            out = self._call(ids[:, None], mask, cache, self._last_only)
-            logits, cache = out.logits[:, -1].float(), out.past_key_values
+            logits = self._call(ids[:, None], mask, cache, keep=1)[:, -1].float()
         return [
             Completion(
                 text=self._renderer.decode(tokens[at]),
@@ -119,14 +114,9 @@ class Decoder:
             # Padded on the right: a token never sees what comes after it.
             padded = [row + (row[-1],) * (longest - len(row)) for row in rows]
             ids = torch.tensor(padded, device=mask.device)
-            given = self._cache_of(
-                [
-                    (k.expand(len(rows), -1, -1, -1), v.expand(len(rows), -1, -1, -1))
-                    for k, v in layers
-                ]
-            )
+            given = self._call.cache_of(layers, len(rows))
             seen = torch.cat([mask.expand(len(rows), -1), mask.new_ones(ids.shape)], dim=1)
-            logprobs = self._call(ids, seen, given, {}).logits.float().log_softmax(-1)
+            logprobs = self._call(ids, seen, given).float().log_softmax(-1)
             follow = logprobs[:, :-1].gather(-1, ids[:, 1:, None])[..., 0]
             for number, row in enumerate(rows):
                 rest = follow[number, : len(row) - 1].sum()
@@ -143,47 +133,28 @@ class Decoder:
         torch = self._torch
         prefix, rows = jobs[0].prefix, [job.own for job in jobs]
         longest = max(len(row) for row in rows)
-        device = self._model.device
+        device = self._call.device
         ids = torch.tensor([(row[0],) * (longest - len(row)) + row for row in rows], device=device)
         lengths = torch.tensor([len(row) for row in rows], device=device)
         places = torch.arange(longest, device=device)
         own = (places[None, :] >= longest - lengths[:, None]).long()
         mask = torch.cat([own.new_ones(len(rows), len(prefix)), own], dim=1)
         cache = self._expanded(jobs[0].key, len(rows)) if prefix or keep else None
-        out = self._call(ids, mask, cache, self._last_only)
-        return out.logits[:, -1].float(), out.past_key_values, mask
-
-    def _call(self, ids: Any, mask: Any, cache: Any, options: dict[str, int]) -> Any:
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-        return self._model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=cache is not None,
-            **options,
-        )
+        return self._call(ids, mask, cache, keep=1)[:, -1].float(), cache, mask
 
     def _expanded(self, key: PrefixKey, n_rows: int) -> Any:
         _, prefix = key
         if not prefix:
-            return self._new_cache()
+            return self._call.new_cache()
         layers = self._prefixes.get(key)
         if layers is None:
-            ids = self._torch.tensor([prefix], device=self._model.device)
+            ids = self._torch.tensor([prefix], device=self._call.device)
             mask = self._torch.ones_like(ids)
-            out = self._call(ids, mask, self._new_cache(), self._last_only)
-            layers = cache_layers(out.past_key_values)
+            cache = self._call.new_cache()
+            self._call(ids, mask, cache, keep=1)
+            layers = cache_layers(cache)
             self._prefixes.put(key, layers)
-        return self._cache_of(
-            [(k.expand(n_rows, -1, -1, -1), v.expand(n_rows, -1, -1, -1)) for k, v in layers]
-        )
-
-    def _cache_of(self, layers: Sequence[tuple[Any, Any]]) -> Any:
-        cache = self._new_cache()
-        for number, (keys, values) in enumerate(layers):
-            cache.update(keys, values, number)
-        return cache
+        return self._call.cache_of(layers, n_rows)
 
 
 def _chosen(job: Job, scores: Sequence[float]) -> Completion:

@@ -8,7 +8,6 @@ instead of being generated.
 from __future__ import annotations
 
 import contextlib
-import inspect
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 from meld_duckdb.engine.adapter_slots import AdapterSlots
 from meld_duckdb.engine.adapters import Adapter
 from meld_duckdb.engine.decoding import Decoder
+from meld_duckdb.engine.forward import Forward
 from meld_duckdb.engine.kv import Job, PrefixCache, group_by_prefix
 from meld_duckdb.engine.rendering import Renderer
 from meld_duckdb.errors import ArtefactCorrupt, EngineUnavailable
@@ -85,11 +85,9 @@ class TransformersBackend:
         self._renderer = Renderer(tokenizer)
         self._prefixes = PrefixCache(_PREFIX_BYTES)
         self._decoder = Decoder(
-            model,
+            Forward(model, transformers.DynamicCache),
             self._renderer,
             torch=torch,
-            new_cache=transformers.DynamicCache,
-            last_only=last_position_only(model),
             stop_ids=self._renderer.stop_ids | _configured_stops(model),
             prefixes=self._prefixes,
         )
@@ -269,15 +267,6 @@ def quiet_loading(transformers: Any) -> Iterator[None]:
             yield
         finally:
             logging.set_tqdm_hook(previous)
-
-
-def last_position_only(model: Any) -> dict[str, int]:
-    """Find how this model is told to compute the logits of the last position only."""
-    accepted = inspect.signature(model.forward).parameters
-    for name in ("logits_to_keep", "num_logits_to_keep"):
-        if name in accepted:
-            return {name: 1}
-    return {}
 
 
 def _configured_stops(model: Any) -> frozenset[int]:

@@ -32,9 +32,9 @@ from meld_duckdb.engine.adapters import (
     write_adapter,
 )
 from meld_duckdb.engine.cross_encoder import adapted
+from meld_duckdb.engine.forward import Forward
 from meld_duckdb.engine.rendering import Renderer
 from meld_duckdb.engine.transformers import (
-    last_position_only,
     libraries,
     load_model,
     pick_device,
@@ -179,8 +179,7 @@ def train_adapter(
         model = Model(
             module,
             torch=torch,
-            new_cache=transformers.DynamicCache,
-            keep_name=next(iter(last_position_only(base)), None),
+            forward=Forward(base, transformers.DynamicCache),
             autocast=device == "cuda",
         )
         steps = FitSettings(**{f.name: getattr(settings, f.name) for f in fields(FitSettings)})

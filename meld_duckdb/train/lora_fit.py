@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from meld_duckdb import interrupt
+from meld_duckdb.engine.forward import Forward
 from meld_duckdb.engine.kv import cache_layers, common_length
 from meld_duckdb.errors import TrainingError
 from meld_duckdb.train.lora_rows import Example, batches
@@ -70,8 +71,7 @@ class Model:
     Args:
         module: The causal language model, adapter on.
         torch: The torch module.
-        new_cache: Makes an empty key-value cache of transformers.
-        keep_name: The model's argument for how many last positions get logits, None without one.
+        forward: Its forward pass.
         autocast: Whether to compute in bfloat16.
     """
 
@@ -80,14 +80,12 @@ class Model:
         module: Any,
         *,
         torch: Any,
-        new_cache: Callable[[], Any],
-        keep_name: str | None,
+        forward: Forward,
         autocast: bool,
     ) -> None:
         self.module = module
         self.torch = torch
-        self._new_cache = new_cache
-        self._keep_name = keep_name
+        self._call = forward
         self._autocast = autocast
 
     def loss(self, batch: Sequence[Example]) -> Any:
@@ -134,28 +132,14 @@ class Model:
         )
         cache = self._prefix(rows[0][:shared], len(rows)) if shared else None
         mask = torch.cat([real.new_ones(len(rows), shared), real], dim=1)
-        return self._call(ids, mask, cache, keep).logits[:, -keep:]
+        return self._call(ids, mask, cache, keep=keep)
 
     def _prefix(self, tokens: tuple[int, ...], n_rows: int) -> Any:
         """Keys and values of a beginning, computed once, with their gradients, for all rows."""
         ids = self.torch.tensor([tokens], device=self.module.device)
-        out = self._call(ids, self.torch.ones_like(ids), self._new_cache(), 1)
-        cache = self._new_cache()
-        for number, (keys, values) in enumerate(cache_layers(out.past_key_values)):
-            cache.update(keys.expand(n_rows, -1, -1, -1), values.expand(n_rows, -1, -1, -1), number)
-        return cache
-
-    def _call(self, ids: Any, mask: Any, cache: Any, keep: int) -> Any:
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-        options = {} if self._keep_name is None else {self._keep_name: keep}
-        return self.module(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=cache is not None,
-            **options,
-        )
+        cache = self._call.new_cache()
+        self._call(ids, self.torch.ones_like(ids), cache, keep=1)
+        return self._call.cache_of(cache_layers(cache), n_rows)
 
 
 class Fit:

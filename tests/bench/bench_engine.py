@@ -9,6 +9,7 @@ that other load on the machine hits both; the ratio of the medians is what count
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import platform
 import statistics
@@ -65,6 +66,8 @@ class BareLoop:
         self.tokenizer.padding_side = "left"
         model = AutoModelForCausalLM.from_pretrained(path, local_files_only=True)
         self.model: Any = model.eval()
+        arguments = inspect.signature(model.forward).parameters
+        self.cache_name = "cache" if "cache" in arguments else "past_key_values"
         self.yes_no = [self.tokenizer.encode(word)[0] for word in ("yes", "no")]
 
     def run(self, prompts: list[Prompt]) -> list[float]:
@@ -77,9 +80,8 @@ class BareLoop:
         order = sorted(range(len(encoded)), key=lambda row: len(encoded[row]))
         result = [0.0] * len(prompts)
         with torch.inference_mode():
-            shared = self.model(
-                prefix, past_key_values=self.new_cache(), use_cache=True, logits_to_keep=1
-            ).past_key_values
+            shared = self.new_cache()
+            self.model(prefix, **{self.cache_name: shared}, use_cache=True, logits_to_keep=1)
             for start in range(0, len(order), BATCH):
                 rows = order[start : start + BATCH]
                 batch = self.tokenizer.pad(
@@ -96,7 +98,7 @@ class BareLoop:
                     batch["input_ids"],
                     attention_mask=mask,
                     position_ids=places,
-                    past_key_values=cache,
+                    **{self.cache_name: cache},
                     logits_to_keep=1,
                 ).logits[:, -1]
                 yes = logits[:, self.yes_no].softmax(-1)[:, 0].tolist()

@@ -122,7 +122,7 @@ def test_adapters_used_last_stay_in_memory(model_path: Path, adapters: list[Adap
     for adapter in (two, one, None, three):
         answers(engine, PROMPTS[:1], adapter)
     assert engine._slots.names == (one.name, three.name)
-    layer = engine._decoder._model.model.layers[2].self_attn.q_proj
+    layer = engine._slots._model.model.layers[2].self_attn.q_proj
     assert len(layer.lora_A) == 2
     answers(engine, PROMPTS[:1], two)
     assert answers(engine, PROMPTS, one) == expected

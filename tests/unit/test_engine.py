@@ -163,7 +163,7 @@ def test_generation_stops_at_the_end_of_the_turn(engine: TransformersBackend) ->
 
 def chat_continuation(engine: TransformersBackend, prompt: Prompt) -> list[int]:
     ids = torch.tensor([chat(prompt)])
-    out = engine._decoder._model.generate(
+    out = engine._slots._model.generate(
         ids,
         attention_mask=torch.ones_like(ids),
         max_new_tokens=2,

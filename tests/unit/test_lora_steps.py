@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from meld_duckdb.engine.adapters import quiet_peft
+from meld_duckdb.engine.forward import Forward
 from meld_duckdb.engine.rendering import Renderer
 from meld_duckdb.records import make_record
 from meld_duckdb.tasks import TASKS
@@ -111,8 +112,7 @@ def tiny_model(model_path: Path, *, frozen: bool) -> Model:
     return Model(
         module,
         torch=torch,
-        new_cache=transformers.DynamicCache,
-        keep_name="logits_to_keep",
+        forward=Forward(module, transformers.DynamicCache),
         autocast=False,
     )
 
