@@ -81,6 +81,8 @@ class Settings:
         cache: Whether answers are read from and written to the cache.
         progress: Whether notices and progress go to standard error.
         max_pairs: Table functions refuse to compare more pairs than this.
+        starter: Where the experts for tables without labels are: ``"built-in"``, ``"none"``, or a
+            directory like that of the package.
         answer: The settings that can change an answer.
     """
 
@@ -93,6 +95,7 @@ class Settings:
     cache: bool = True
     progress: bool = True
     max_pairs: int = 5_000_000
+    starter: str = "built-in"
     answer: AnswerSettings = AnswerSettings()
 
 
@@ -164,6 +167,7 @@ _FIELDS: dict[str, type] = {
     "cache": bool,
     "progress": bool,
     "max_pairs": int,
+    "starter": str,
     **_ANSWER_FIELDS,
 }
 _CHOICES = {

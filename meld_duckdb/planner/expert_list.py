@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from meld_duckdb.planner.expert_card import Key
+from meld_duckdb.planner.expert_card import ANY, Key
 from meld_duckdb.planner.gate import Gate
 from meld_duckdb.planner.session import Session
 
@@ -70,7 +70,7 @@ def list_experts(session: Session) -> list[ExpertLine]:
                 metrics={name: float(value) for name, value in card.metrics.items()},
                 path=[],
                 model=card.encoder,
-                size_bytes=_size(session.experts_path / card.id),
+                size_bytes=_size(expert.folder),
                 answers=counts.get(card.id, 0),
             )
         )
@@ -105,6 +105,8 @@ def _namer(session: Session) -> Callable[[Key], str]:
     names = {table.digest: table.name for table in session.catalogue.tables()}
 
     def named(key: Key) -> str:
+        if key == ANY:
+            return "any tables, where the task has no label"
         if key and not key[0]:
             return " | ".join(", ".join(json.loads(columns)) for columns in key[1:])
         return ", ".join(sorted(dict.fromkeys(names.get(part, part[:8]) for part in key)))

@@ -42,6 +42,7 @@ from meld_duckdb.retrieval.methods import Vectorisers, find
 from meld_duckdb.retrieval.store import Label
 from meld_duckdb.retrieval.table_rows import TableRows
 from meld_duckdb.settings import Settings
+from meld_duckdb.starter import starter_experts
 from meld_duckdb.tasks.base import Answer, Query
 
 
@@ -67,6 +68,7 @@ class Session(Loaded):
         self._match = cast(MatchScorer, scorers["match"])
         self.experts = Experts(
             self._workspace.experts_path,
+            starter_experts(settings.starter),
             lambda: models.model_digest(self._encoder_path()),
             expert_loader(self._encoder_path, settings.device, notice),
             self.demonstrator.digest,
@@ -202,8 +204,9 @@ class Session(Loaded):
         policy = choose_policy("match", self.settings.answer.model, options)
         answers: list[Answer] = []
         table = table_digest(rows)
-        one_by_one = policy.engine or policy.expert == "always"
-        if one_by_one or self.demonstrator.labels("match"):
+        labelled = bool(self.demonstrator.labels("match"))
+        one_by_one = policy.engine or policy.expert == "always" or labelled
+        if one_by_one:
             answers, outcome = ask_pairs(
                 self.planner, self.tables, "match", rows, rows, pairs.tolist(), options
             )
@@ -217,7 +220,7 @@ class Session(Loaded):
         with self.tables.lend({table: rows}):
             least = self._match.threshold(table, options)
         expert = self.experts.of("match", (table, table), policy.expert)
-        if options.threshold is None and expert is not None:
+        if one_by_one and options.threshold is None and expert is not None:
             least = expert.card.stack.threshold
         if linkage == "components":
             groups = connected_groups(len(rows), pairs, likely, least)

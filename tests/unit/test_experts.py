@@ -7,16 +7,22 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from meld_duckdb.engine.cross_encoder import FILES, weights_digest
-from meld_duckdb.errors import ArtefactCorrupt, ArtefactIncompatible, ConfigError
+from meld_duckdb.errors import (
+    ArtefactCorrupt,
+    ArtefactIncompatible,
+    ArtefactMissing,
+    ConfigError,
+)
 from meld_duckdb.features.stack import Stack
 from meld_duckdb.planner import plan
 from meld_duckdb.planner.cascade import Policy
-from meld_duckdb.planner.expert_card import CARD, ExpertCard, expert_key, read_card
+from meld_duckdb.planner.expert_card import ANY, CARD, ExpertCard, expert_key, read_card
 from meld_duckdb.planner.experts import Expert, Experts, expert_loader, shortlisted
 from meld_duckdb.planner.plan import Planner
 from meld_duckdb.planner.save_expert import existing_expert, save_expert
@@ -83,10 +89,16 @@ def workspace_of(folder: Path, *cards: ExpertCard) -> Path:
 
 
 def source(
-    folder: Path, opinion: Opinion, notices: list[str] | None = None, labels: str = ""
+    folder: Path,
+    opinion: Opinion,
+    notices: list[str] | None = None,
+    labels: str = "",
+    starter: Path | None = None,
 ) -> Experts:
     told = [] if notices is None else notices
-    return Experts(folder, lambda: "the encoder", opinion.load, lambda task: labels, told.append)
+    return Experts(
+        folder, starter, lambda: "the encoder", opinion.load, lambda task: labels, told.append
+    )
 
 
 def with_experts(folder: Path, opinion: Opinion, *cards: ExpertCard) -> World:
@@ -207,11 +219,12 @@ def test_an_expert_that_appears_while_the_session_is_open_is_seen(
     assert answers[0].tier == 1 and len(outcome.evaluated) == 1
 
 
-def test_no_directory_of_experts_costs_nothing(tmp_path: Path) -> None:
-    def fail(*ignored: object) -> str:
-        raise AssertionError("nothing may be computed")
+def fail(*ignored: object) -> Any:
+    raise AssertionError("nothing may be computed")
 
-    experts = Experts(tmp_path / "none", fail, fail, fail, fail)  # type: ignore[arg-type]
+
+def test_no_directory_of_experts_costs_nothing(tmp_path: Path) -> None:
+    experts = Experts(tmp_path / "none", None, fail, fail, fail, fail)
     assert experts.find("match", pair(0.5), ()) is None and experts.all() == []
 
 
@@ -301,7 +314,7 @@ def test_the_expert_chooses_among_the_options_tier_0_ranks_best() -> None:
     ranking = (("city", 0.4), ("person", 0.3), ("x", 0.2), ("y", 0.1))
     said = Answer("city", 0.4, 0, ranking=ranking)
     opinion = Opinion(lambda p: 3.0 if p[1] == "person" else 0.0)
-    expert = Expert(card(task="annotate_column"), opinion.load)
+    expert = Expert(card(task="annotate_column"), Path("none"), opinion.load)
     [answer] = expert.answer([column], [said])
     assert answer is not None and answer.value == "person" and answer.tier == 1
     assert [p[1] for p in opinion.asked] == ["city", "person", "x"]
@@ -358,3 +371,38 @@ def test_what_an_expert_is_called_does_not_depend_on_when_it_was_made(tmp_path: 
     )
     assert early.id == late.id and early.digest == late.digest
     assert early.id != unlike.id
+
+
+def test_the_starter_answers_where_nothing_is_labelled(tmp_path: Path) -> None:
+    starter = workspace_of(tmp_path / "starter", card(id="match-any", key=ANY))
+    own = workspace_of(tmp_path / "own", card(key=("left", "right")))
+    experts = source(own, Opinion(1.0), starter=starter)
+    found = experts.find("match", pair(0.5), ())
+    assert found is not None and found.card.id == "match-any"
+    assert found.folder == experts.start("match") == starter / "match-any"
+    named = experts.find("match", pair(0.5), ("left", "right"))
+    assert named is not None and named.card.id == "match-one"
+    assert experts.find("schema_match", pair(0.5), ()) is None
+
+
+def test_labels_know_better_than_the_starter(tmp_path: Path) -> None:
+    starter = workspace_of(tmp_path / "starter", card(id="match-any", key=ANY))
+    experts = source(tmp_path / "none", Opinion(1.0), labels="some", starter=starter)
+    assert experts.find("match", pair(0.5), ()) is None
+    assert experts.of("match", ("left", "right")) is None
+    assert experts.missing("match") is not None
+    assert experts.start("match") == starter / "match-any"
+
+
+def test_a_starter_of_another_encoder_is_not_missed(tmp_path: Path) -> None:
+    other = card(id="match-any", key=ANY, encoder_digest="another")
+    starter = workspace_of(tmp_path / "starter", other)
+    notices: list[str] = []
+    experts = source(tmp_path / "none", Opinion(1.0), notices, starter=starter)
+    assert experts.find("match", pair(0.5), ()) is None and notices == []
+
+    def no_encoder() -> str:
+        raise ArtefactMissing("no encoder", hint="pull one")
+
+    bare = Experts(tmp_path / "none", starter, no_encoder, fail, lambda task: "", notices.append)
+    assert bare.find("match", pair(0.5), ()) is None and notices == []

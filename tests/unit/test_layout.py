@@ -16,6 +16,7 @@ RANKS = {
     "sql": 0,
     "calibration": 0,
     "settings": 1,
+    "starter": 1,
     "locks": 1,
     "workspace": 1,
     "tasks": 1,
