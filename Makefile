@@ -7,7 +7,7 @@ PEERS := .venv-peers
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 export LANCE_CPU_THREADS ?= 2
 
-.PHONY: setup demo test check bench bench-peers docs clean
+.PHONY: setup demo test check bench bench-peers starter docs clean
 
 setup: $(VENV)/installed
 
@@ -44,6 +44,10 @@ $(PEERS)/installed: tests/bench/peers/requirements.txt
 	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet --requirement $<
 	touch $@
+
+starter: setup ## Train the experts that ship with the package; needs DATA. Goes on where it was stopped.
+	test -n "$(DATA)" || { echo 'say where the sets are: make starter DATA=DIR' >&2; exit 2; }
+	$(BIN)/python -m meld_duckdb.train.starter --data $(DATA)
 
 docs: setup ## Write the generated part of the documentation.
 	$(BIN)/python -m meld_duckdb.cli.reference > docs/sql-reference.md

@@ -240,6 +240,11 @@ class Experts:
         expert = self._watched.get().get(task, {}).get(ANY)
         return None if expert is None else expert.folder
 
+    def start_digest(self, task: str) -> str:
+        """Identity of what `start` gives; empty for nothing."""
+        expert = self._watched.get().get(task, {}).get(ANY)
+        return "" if expert is None else expert.card.weights
+
     def missing(self, task: str) -> str | None:
         """Why no question of a task has an expert; see `ExpertSource.missing`."""
         of_task = self._watched.get().get(task, {})

@@ -33,6 +33,15 @@ MATCH_SETS = (
 )
 """Sets of labelled pairs."""
 
+FOLDS: Mapping[str, tuple[tuple[str, ...], ...]] = {
+    "match": (
+        ("amazon_google", "dblp_acm", "dblp_scholar", "rel_text"),
+        ("abt_buy", "walmart_amazon"),
+        ("semi_text_watch", "wdc_all"),
+    )
+}
+"""Sets that are left out together when a task is judged on tables nobody trained on."""
+
 RELATED: Mapping[str, tuple[str, ...]] = {
     "dblp_acm": ("dblp_scholar", "rel_text"),
     "dblp_scholar": ("dblp_acm", "rel_text"),

@@ -104,7 +104,7 @@ def train_expert(
         key: Which questions, see `planner.expert_card.expert_key`; None for the key of most labels.
         rows_extra: Self-annotated and transformed rows of the same task. They are never judged by;
             those that share a record with a label are left out.
-        settings: See `T1Settings`.
+        settings: See `T1Settings`; without a ``start`` training begins from the starter's expert.
         progress: Called with a line per fold and pass.
         held_out: Labels of these are not used.
 
@@ -119,6 +119,9 @@ def train_expert(
         raise TrainingError(
             f"{task} has no tier-1 expert", hint=f"known: {', '.join(sorted(BINARY | CHOOSING))}"
         )
+    begin = session.experts.start(task)
+    if settings.start is None and begin is not None:
+        settings = replace(settings, start=str(begin))
     started = time.perf_counter()
     key, labels, contexts = _labels_of(session, task, key, held_out)
     extra = [row for row in rows_extra if row.task == task]
@@ -151,7 +154,7 @@ def train_expert(
             labels=session.demonstrator.digest(task),
             inputs=inputs,
             rows=dict(Counter(row.origin for row in rows)),
-            settings=asdict(settings),
+            settings=asdict(settings) | {"start": settings.start and Path(settings.start).name},
             metrics=verdict.metrics,
             opinions={
                 r.query.digest: p for r, p in zip(lesson.rows, verdict.opinions, strict=False)
@@ -382,5 +385,5 @@ def _inputs_digest(
     rows = sorted(f"{d.query.digest} {d.answer}" for d in labels)
     others = sorted(f"{row.digest} {row.origin} {row.weight}" for row in extra)
     start = "" if settings.start is None else files_digest(Path(settings.start))
-    encoder = models.model_digest(session.encoder_path)
-    return digest(task, *key, "labels", *rows, "extra", *others, repr(settings), start, encoder)
+    encoder, how = models.model_digest(session.encoder_path), repr(replace(settings, start=None))
+    return digest(task, *key, "labels", *rows, "extra", *others, how, start, encoder)

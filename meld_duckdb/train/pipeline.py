@@ -366,6 +366,7 @@ class Pipeline:
                 self._session.demonstrator.digest(task),
                 *(_content(file) for file in files),
                 model_digest(self._session.encoder_path),
+                self._session.experts.start_digest(task),
                 repr(self._settings.expert),
                 self._settings.held_out.digest,
             )

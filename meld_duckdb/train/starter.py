@@ -1,0 +1,81 @@
+"""Train the starter that ships with the package.
+
+    python -m meld_duckdb.train.starter --data DIR [--keep DIR] [--out DIR]
+        [--encoder NAME]
+
+DIR of ``--data`` is the benchmark data; test splits are never opened. A run that was killed goes on
+where it stopped: its stages are kept in the workspace ``--keep``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from meld_duckdb import starter
+from meld_duckdb.locks import FileLock
+from meld_duckdb.models import locate
+from meld_duckdb.settings import DEFAULT_ENCODER, default_model_dir
+from meld_duckdb.train.general import GeneralSettings, GeneralTraining, data_digests
+from meld_duckdb.train.stages import clear_half_written, read_stages, run_stage
+from meld_duckdb.workspace import open_workspace, write_atomic
+
+REPORT = "starter.json"
+"""What the experts were trained on, how and for how long."""
+
+
+def train_starter(data: Path, keep: Path, out: Path, encoder: str = DEFAULT_ENCODER) -> None:
+    """Train all experts of the starter and write them with the report.
+
+    Args:
+        data: Directory of the benchmark data.
+        keep: Workspace of the stages.
+        out: Directory that gets ``experts/`` and ``starter.json``.
+        encoder: Name or path of the encoder.
+
+    Raises:
+        ArtefactMissing: Data or encoder are not there.
+    """
+    workspace = open_workspace(keep)
+    path = locate(encoder, default_model_dir(), "encoder")
+    settings = GeneralSettings(encoder=encoder)
+    folder = workspace.path / "train" / "general"
+    training = GeneralTraining(data, path, folder, out / "experts", settings, _say)
+    done = []
+    with FileLock(workspace.path / "train.lock", "which trains", _say).hold():
+        clear_half_written(folder, folder / "match", out / "experts")
+        lock = FileLock(workspace.write_lock_path, "which writes", _say)
+        for stage in training.stages():
+            done.append(run_stage(workspace, lock, stage, _say))
+    stages = read_stages(workspace)
+    report = {
+        "made_by": "make starter",
+        "encoder": encoder,
+        "settings": {"draw": str(settings.draw), "expert": str(settings.expert)},
+        "data": data_digests(data),
+        "stages": {
+            s.name: {"seconds": stages[s.name]["seconds"], "metrics": dict(s.metrics)} for s in done
+        },
+    }
+    write_atomic(out / REPORT, json.dumps(report, indent=1) + "\n")
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder of the benchmark data")
+    parser.add_argument("--keep", type=Path, default=Path("build/starter"))
+    parser.add_argument("--out", type=Path, default=Path(starter.__file__).parent)
+    parser.add_argument("--encoder", default=DEFAULT_ENCODER)
+    given = parser.parse_args()
+    train_starter(given.data, given.keep, given.out, given.encoder)
+
+
+if __name__ == "__main__":
+    main()

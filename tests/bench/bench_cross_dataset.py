@@ -1,0 +1,222 @@
+"""Entity matching without a label of the tables: what the starter's expert adds, set by set.
+
+    python -m tests.bench.bench_cross_dataset --data DIR --keep DIR [--model-rows 300] [--json FILE]
+
+``--keep`` is the workspace of ``python -m meld_duckdb.train.starter``, whose stages trained tiers 0 and
+1 without each fold of the data sets. Here they answer the test pairs of the sets they have not seen;
+how they are added up is fitted on the validation pairs of the other folds. Beside them: TF-IDF
+cosine with the threshold that is best on the other sets' validation pairs, a logistic regression
+over five similarities trained on the other sets, and the language model asked without examples
+(``--model-rows`` of the pairs, drawn by seed; 0 leaves it out).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pyarrow import parquet
+
+from meld_duckdb.engine.cross_encoder import CrossEncoder
+from meld_duckdb.evaluate.baselines import pair_cosines, similarities
+from meld_duckdb.evaluate.metrics import best_threshold, binary_measures, interval
+from meld_duckdb.features.match import (
+    FEATURES,
+    PairTables,
+    TableIndex,
+    pair_features,
+    select_features,
+)
+from meld_duckdb.features.stack import sigmoid
+from meld_duckdb.features.text import IdfWeights
+from meld_duckdb.models import locate
+from meld_duckdb.settings import DEFAULT_ENCODER, DEFAULT_MODEL, default_model_dir
+from meld_duckdb.tasks import TASKS
+from meld_duckdb.tasks.base import Query
+from meld_duckdb.tasks.pairs import option_pairs, record_text
+from meld_duckdb.train import calibrate_match
+from meld_duckdb.train.cross_dataset import FOLDS, held_out_sets, match_pairs
+from meld_duckdb.train.general import (
+    TASK,
+    VARIANTS,
+    GeneralSettings,
+    Opinions,
+    fit,
+    fold_folder,
+    read_opinions,
+    tier0_models,
+)
+
+DATA = Path(__file__).parent.parent.parent.parent / "shared" / "data"
+SEED = 42
+_TRAINED_ON = 2_000
+_MAX_CHARS = 2_000
+
+
+def measure(data: Path, keep: Path, model_rows: int) -> dict[str, Any]:
+    """F1 with its interval of every way to match, by data set."""
+    folder = keep / "train" / "general" / TASK
+    said = {
+        fold: read_opinions(fold_folder(folder, fold) / "opinions.json") for fold in FOLDS[TASK]
+    }
+    found: dict[str, Any] = {}
+    for fold in FOLDS[TASK]:
+        models, weights = tier0_models(data, fold)
+        expert = CrossEncoder(
+            locate(DEFAULT_ENCODER, default_model_dir(), "encoder"),
+            fold_folder(folder, fold),
+            max_tokens=GeneralSettings().expert.max_tokens,
+        )
+        others = [opinions for other, opinions in said.items() if other != fold]
+        for name in fold:
+            pairs, labels, rows = test_rows(data / "EM" / name, weights)
+            queries = [Query(pair) for pair in pairs]
+            tier1 = expert.score([option_pairs(TASK, q)[0] for q in queries]).astype(float)
+            tier0 = {v: np.asarray(models[v].log_odds(rows[v]), dtype=float) for v in VARIANTS}
+            yes = {"tier 1 alone": alone(others, tier1)}
+            for variant in VARIANTS:
+                stack = fit(others, (variant,)).stack
+                yes[f"tier 0, {variant}"] = tier0[variant] >= 0
+                yes[f"tiers 0 and 1, {variant}"] = (
+                    stack.yes(tier0[variant], tier1) >= stack.threshold
+                )
+            shared = fit(others)
+            for variant in VARIANTS:
+                yes[f"one stack, {variant}"] = (
+                    shared.stack.yes(tier0[variant], tier1) >= shared.stack.threshold
+                )
+            yes |= baselines(data, name, queries)
+            own: dict[str, Any] = {way: graded(labels, given) for way, given in yes.items()}
+            likely = sigmoid(tier0["context"])
+            own["share asked"] = round(
+                float(((likely > shared.low) & (likely < shared.high)).mean()), 3
+            )
+            own["auc"] = {
+                "tier 1": round(calibrate_match.auc(labels, tier1), 4),
+                **{v: round(calibrate_match.auc(labels, tier0[v]), 4) for v in VARIANTS},
+            }
+            if model_rows:
+                own["language model"] = zero_shot(queries, labels, model_rows)
+            print(name, json.dumps(own), flush=True)
+            found[name] = own
+    ways = [w for w, v in next(iter(found.values())).items() if isinstance(v, dict) and "f1" in v]
+    found["mean"] = {
+        w: round(float(np.mean([s[w]["f1"] for s in found.values()])), 4) for w in ways
+    }
+    print("mean", json.dumps(found["mean"]), flush=True)
+    return found
+
+
+def test_rows(
+    folder: Path, weights: IdfWeights
+) -> tuple[list[tuple[Any, Any]], np.ndarray, Mapping[str, np.ndarray]]:
+    """Test pairs of a set, whether they match, and their features by variant of tier 0."""
+    at_left, left = calibrate_match.read_table(folder, "tableA")
+    at_right, right = calibrate_match.read_table(folder, "tableB")
+    columns = parquet.read_table(folder / "test.parquet").to_pydict()
+    at = np.array(
+        [
+            (at_left[a], at_right[b])
+            for a, b in zip(columns["ltable_id"], columns["rtable_id"], strict=True)
+        ]
+    )
+    pairs = [(left[a], right[b]) for a, b in at]
+    tables = PairTables(TableIndex(left), TableIndex(right))
+    alone_names, context_names = (calibrate_match.MEMBERS[v][-1] for v in VARIANTS)
+    assert set(alone_names) <= set(FEATURES)
+    rows = {
+        "pair": select_features(alone_names, pair_features(pairs, None, weights)),
+        "context": select_features(
+            context_names,
+            pair_features(pairs, None, tables.weights),
+            tables.context_features(at),
+        ),
+    }
+    return pairs, np.asarray(columns["label"], dtype=np.int64), rows
+
+
+def alone(others: Sequence[Opinions], tier1: np.ndarray) -> np.ndarray:
+    """Tier 1 without tier 0, at the cut that is best on the other folds."""
+    cut = best_threshold(
+        np.concatenate([o.tier1 for o in others]),
+        np.concatenate([o.answers for o in others]).tolist(),
+    )
+    return np.asarray(tier1 >= (0.0 if cut is None else cut))
+
+
+def baselines(data: Path, name: str, asked: Sequence[Query]) -> dict[str, np.ndarray]:
+    """What plain methods learn from the other data sets."""
+    from sklearn.linear_model import LogisticRegression
+
+    left_out = held_out_sets([name])
+    taught: list[tuple[str, str]] = []
+    labels: list[bool] = []
+    for fold in FOLDS[TASK]:
+        for other in fold:
+            if other in left_out:
+                continue
+            rows = match_pairs(data, other, "valid")[:_TRAINED_ON]
+            taught += [texts(query) for query, _ in rows]
+            labels += [answer == "match" for _, answer in rows]
+    wanted = [texts(query) for query in asked]
+    cosines = pair_cosines([*taught, *wanted])
+    cut = best_threshold(cosines[: len(taught)], labels)
+    features = similarities([*taught, *wanted])
+    model = LogisticRegression(C=10.0, max_iter=1_000)
+    model.fit(features[: len(taught)], np.asarray(labels))
+    return {
+        "TF-IDF cosine": cosines[len(taught) :] >= (0.5 if cut is None else cut),
+        "similarities, logistic": model.predict(features[len(taught) :]).astype(bool),
+    }
+
+
+def texts(query: Query) -> tuple[str, str]:
+    """Both records as plain texts."""
+    return record_text(query.records[0]), record_text(query.records[1])
+
+
+def zero_shot(queries: Sequence[Query], labels: np.ndarray, n_rows: int) -> dict[str, Any]:
+    """The language model without examples, on some of the pairs."""
+    from meld_duckdb.engine.transformers import TransformersBackend
+
+    engine = TransformersBackend(locate(DEFAULT_MODEL, default_model_dir(), "language model"))
+    at = np.random.default_rng(SEED).permutation(len(queries))[:n_rows].tolist()
+    task = TASKS[TASK]
+    prompts = [task.prompt(queries[i], (), _MAX_CHARS) for i in at]
+    yes = np.zeros(len(at), dtype=bool)
+    for finished in engine.complete(prompts):
+        for i, completion in finished:
+            yes[i] = task.parse(queries[at[i]], completion).value == "match"
+    return graded(labels[at], yes)
+
+
+def graded(labels: np.ndarray, yes: np.ndarray) -> dict[str, Any]:
+    """F1 with its 95 % bootstrap interval."""
+    measure = binary_measures((labels == 1).tolist(), yes.tolist())[0]
+    low, high = interval(measure, SEED)
+    return {
+        "f1": round(measure.value, 4),
+        "low": round(low, 4),
+        "high": round(high, 4),
+        "n": len(yes),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--keep", type=Path, required=True)
+    parser.add_argument("--model-rows", type=int, default=300)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    found = measure(given.data, given.keep, given.model_rows)
+    if given.json:
+        given.json.write_text(json.dumps(found, indent=1), "utf-8")
+
+
+if __name__ == "__main__":
+    main()
