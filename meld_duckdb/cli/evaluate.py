@@ -61,6 +61,12 @@ if TYPE_CHECKING:
     help="Leave out a part of the mixture: experts, adapters, rag, path, refinement, router.",
 )
 @click.option(
+    "--starter",
+    default="none",
+    show_default=True,
+    help="Experts to start from: built-in (has seen public training splits), none, or a directory.",
+)
+@click.option(
     "--limit", type=click.IntRange(min=1), help="Most test rows asked about per data set."
 )
 @click.option("--lenient", is_flag=True, help="Add the papers' lenient metrics.")
@@ -80,6 +86,7 @@ def evaluate(
     together: bool,
     experts: int | None,
     without: tuple[str, ...],
+    starter: str,
     limit: int | None,
     lenient: bool,
     no_encoder: bool,
@@ -102,8 +109,11 @@ def evaluate(
     if experts is not None:
         asked["experts"] = experts
     training = (
-        None if trained is None else Training(_stages(trained), TrainSettings(mixture=mixture))
+        None
+        if trained is None
+        else Training(_stages(trained), TrainSettings(mixture=mixture), starter)
     )
+    asked["starter"] = starter
     results = list(
         run.evaluate(
             task,

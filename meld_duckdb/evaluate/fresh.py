@@ -10,6 +10,7 @@ from pathlib import Path
 import duckdb
 
 from meld_duckdb.register import connect
+from meld_duckdb.starter import NONE
 
 
 @contextmanager
@@ -20,11 +21,13 @@ def fresh_connection(
 
     Args:
         keep: Directory of the workspace; None for one that is gone afterwards.
-        settings: Further settings of the connection.
+        settings: Further settings of the connection. Without one, no starter: its experts have
+            learned from the training splits of the very sets that are evaluated.
     """
+    given = {"starter": NONE, **settings}
     with tempfile.TemporaryDirectory(prefix="meld-eval-") as folder:
         workspace = keep or Path(folder) / "workspace"
-        connection = connect(":memory:", workspace=workspace, progress=False, **settings)
+        connection = connect(":memory:", workspace=workspace, progress=False, **given)
         try:
             # DuckDB prints its progress bar to standard output, where the report goes.
             connection.execute("SET enable_progress_bar = false")

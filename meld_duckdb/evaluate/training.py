@@ -13,6 +13,7 @@ from meld_duckdb.evaluate.case import Exam
 from meld_duckdb.planner.questions import build_query
 from meld_duckdb.service import LocalService
 from meld_duckdb.settings import resolve
+from meld_duckdb.starter import NONE
 from meld_duckdb.tasks.base import Query
 from meld_duckdb.train.held_out import hold_out
 from meld_duckdb.train.pipeline import RETRIEVAL, Pipeline, TrainSettings
@@ -23,10 +24,17 @@ Learn = Callable[[duckdb.DuckDBPyConnection, Path, Exam], None]
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """Stages of ``meld train`` that are run after the labels are taught, and their settings."""
+    """Stages of ``meld train`` that are run after the labels are taught, and their settings.
+
+    Attributes:
+        stages: Names of the stages.
+        settings: Of the stages.
+        starter: The setting ``starter`` while they run; see `fresh.fresh_connection`.
+    """
 
     stages: tuple[str, ...] = RETRIEVAL
     settings: TrainSettings = field(default_factory=TrainSettings)
+    starter: str = NONE
 
 
 def train(
@@ -77,7 +85,7 @@ def run_training(
 ) -> list[str]:
     """Train a workspace with questions held out; gives a line per stage."""
     training = training or Training()
-    settings, _ = resolve({"workspace": workspace, "progress": False})
+    settings, _ = resolve({"workspace": workspace, "progress": False, "starter": training.starter})
     session = LocalService(settings).session
     given = replace(training.settings, held_out=hold_out(held_out))
     finished = Pipeline(session, given, notice).run(tasks, training.stages)

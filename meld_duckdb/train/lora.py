@@ -297,9 +297,9 @@ def _key(
     examples: Sequence[Example], held_out: Sequence[Example], model_path: Path, settings: Any
 ) -> str:
     """Identity of a run: a checkpoint of another one is not gone on with."""
-    start = open_adapter(Path(settings.start)).digest if settings.start else ""
     rows = [repr(example) for example in (*examples, *held_out)]
-    parts = (str(VERSION), model_digest(model_path), repr(settings), start, str(len(examples)))
+    how = repr(_portable(settings))
+    parts = (str(VERSION), model_digest(model_path), how, str(len(examples)))
     return digest("lora", *parts, *rows)
 
 
@@ -325,6 +325,12 @@ def _card(
     }
 
 
+def _portable(settings: LoraSettings) -> dict[str, Any]:
+    """Settings that say the same in every place: a start is named by its content."""
+    start = open_adapter(Path(settings.start)).digest if settings.start else None
+    return {**asdict(settings), "start": start}
+
+
 def _save(
     module: Any, config: dict[str, Any], out_dir: Path, settings: LoraSettings, card: dict[str, Any]
 ) -> Adapter:
@@ -341,7 +347,7 @@ def _save(
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", dir=out_dir.parent))
     try:
-        write_adapter(folder, config, tensors, {**card, "settings": asdict(settings)})
+        write_adapter(folder, config, tensors, {**card, "settings": _portable(settings)})
         replace_folder(folder, out_dir)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)

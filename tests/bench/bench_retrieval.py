@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,14 +73,22 @@ def recalls(data: DataSet, workspace: Path) -> dict[str, Any]:
     contents = [comparable_text(r) for r in right]
     settings, _ = resolve({"workspace": workspace, "progress": False})
     session = LocalService(settings).session
-    texts = [
-        [embedding_text(r, settings.answer.max_record_chars) for r in t] for t in (left, right)
-    ]
+    limit = settings.answer.max_record_chars
     ranked = {"lexical": _lexical(left, right)}
-    ranked["untuned"] = _dense(*(session.untuned_encoder.encode(t) for t in texts))
-    tuned = session.encoder
-    if tuned is not session.untuned_encoder:
-        ranked["tuned"] = _dense(*(tuned.encode(t) for t in texts))
+    ranked["untuned"] = _dense(
+        *(
+            _kept(
+                workspace / f"untuned-{side}.npy",
+                lambda table=table: session.untuned_encoder.encode(
+                    [embedding_text(r, limit) for r in table]
+                ),
+            )
+            for side, table in (("left", left), ("right", right))
+        )
+    )
+    if session.encoder is not session.untuned_encoder:
+        # The workspace has these vectors already.
+        ranked["tuned"] = _dense(session.embed(left, "tableA"), session.embed(right, "tableB"))
     for name in ("untuned", "tuned"):
         if name in ranked:
             ranked[f"lexical + {name}"] = _fused(ranked["lexical"], ranked[name])
@@ -121,6 +129,14 @@ def _lexical(left: Sequence[Record], right: Sequence[Record]) -> list[list[int]]
     for a, b in zip(found.left.tolist(), found.right.tolist(), strict=True):
         rows[a].append(b)
     return rows
+
+
+def _kept(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """What was made before, or is made now."""
+    if not path.is_file():
+        np.save(path, make())
+    found: np.ndarray = np.load(path)
+    return found
 
 
 def _dense(left: np.ndarray, right: np.ndarray) -> list[list[int]]:
