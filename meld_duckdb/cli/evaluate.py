@@ -58,7 +58,8 @@ if TYPE_CHECKING:
 @click.option(
     "--without",
     multiple=True,
-    help="Leave out a part of the mixture: experts, adapters, rag, path, refinement, router.",
+    help="Leave out a part of the mixture: experts, adapters, pretraining, rag, path, refinement, "
+    "router.",
 )
 @click.option(
     "--starter",
@@ -97,7 +98,7 @@ def evaluate(
     from meld_duckdb.evaluate import report, run
     from meld_duckdb.evaluate.ablation import leave_out
     from meld_duckdb.evaluate.training import Training
-    from meld_duckdb.train.mixture import MoeSettings
+    from meld_duckdb.train.mixture_settings import MoeSettings
     from meld_duckdb.train.pipeline import TrainSettings
 
     if as_json and markdown:
@@ -136,7 +137,7 @@ def evaluate(
 
 
 def _stages(trained: str) -> tuple[str, ...]:
-    from meld_duckdb.train.mixture import EXPERTS
+    from meld_duckdb.train.mixture_settings import EXPERTS
     from meld_duckdb.train.pipeline import RETRIEVAL
 
     return {"retrieval": RETRIEVAL, "experts": EXPERTS, "all": (*RETRIEVAL, *EXPERTS)}[trained]

@@ -101,7 +101,7 @@ def _train(
     """Check labels against the workspace, learn them, train, and ask about validation rows."""
     from meld_duckdb.train.given_labels import remember_held_out
     from meld_duckdb.train.judge_valid import judge_valid
-    from meld_duckdb.train.mixture import EXPERTS
+    from meld_duckdb.train.mixture_settings import EXPERTS
     from meld_duckdb.train.pipeline import RETRIEVAL, Pipeline, TrainSettings
     from meld_duckdb.train.pseudo_labels import held_out_of
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from meld_duckdb.errors import InputError, unknown_name
-from meld_duckdb.train.mixture import MoeSettings
+from meld_duckdb.train.mixture_settings import MoeSettings
 
 Asked = Mapping[str, object]
 """Settings of the connection that asks."""
@@ -15,6 +15,11 @@ PARTS: Mapping[str, tuple[str, Callable[[MoeSettings], MoeSettings], Asked]] = {
     "experts": ("one expert instead of several", lambda s: s, {"experts": 1}),
     "adapters": ("the language model alone", lambda s: s, {"experts": 0}),
     "rag": ("no demonstrations", lambda s: replace(s, demonstrations=0), {"demonstrations": 0}),
+    "pretraining": (
+        "every expert trained from the language model",
+        lambda s: replace(s, pretrain=False),
+        {},
+    ),
     "path": ("no meta-paths", lambda s: replace(s, path=False), {}),
     "refinement": (
         "no refinement",

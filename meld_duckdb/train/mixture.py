@@ -1,6 +1,7 @@
 """Training of the mixture of experts, stage by stage.
 
-    groups of labels -> adapter -> path -> refine -> install, each group
+    groups of labels -> pretrain, each task with several groups
+                     -> adapter -> path -> refine -> install, each group
                      -> router over all experts -> gate, each group
 
 Every stage leaves a file or directory in ``<workspace>/train``; `train.stages` skips what did not
@@ -14,7 +15,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,50 +37,14 @@ from meld_duckdb.train.install import install_adapter, install_router
 from meld_duckdb.train.label_groups import LabelGroup
 from meld_duckdb.train.lora import LoraSettings, train_adapter
 from meld_duckdb.train.metapath import search_path
-from meld_duckdb.train.refine import RefineSettings, diverse_rows, refine
-from meld_duckdb.train.router import RouterSettings, train_router
+from meld_duckdb.train.mixture_settings import EXPERTS, MoeSettings, shared_tasks
+from meld_duckdb.train.refine import diverse_rows, refine
+from meld_duckdb.train.router import train_router
 from meld_duckdb.train.rows import TrainingRow
 from meld_duckdb.train.stages import Metrics, Stage
 from meld_duckdb.workspace import write_atomic
 
-EXPERTS = ("adapter", "path", "refine", "router", "gate")
-"""Stages of ``meld train --stages experts``, in order."""
-
 _VERSION = 1
-
-
-@dataclass(frozen=True, slots=True)
-class MoeSettings:
-    """How experts are trained.
-
-    Attributes:
-        lora: Of the adapters; ``start`` is where all of them begin.
-        refine: Of the refinement.
-        router: Of the router.
-        dev_parts: One of so many parts of the labels is set aside.
-        extra: Self-annotated, mined and transformed rows of an expert, at most.
-        demonstrations: Labels shown with a question; 0 for none.
-        path: Whether meta-paths are searched for.
-        sub_paths: Paths that users propose.
-        seed: Of all draws.
-    """
-
-    lora: LoraSettings = field(default_factory=LoraSettings)
-    refine: RefineSettings = field(default_factory=RefineSettings)
-    router: RouterSettings = field(default_factory=RouterSettings)
-    dev_parts: int = 3
-    extra: int = 200
-    demonstrations: int = 0
-    path: bool = True
-    sub_paths: tuple[MetaPath, ...] = ()
-    seed: int = 42
-
-
-def stage_names(groups: Sequence[LabelGroup], names: Sequence[str] = EXPERTS) -> list[str]:
-    """Names of the stages for some groups, in order."""
-    found = [f"{name} {g.name}" for g in groups for name in EXPERTS[:3] if name in names]
-    found += ["router"] if "router" in names else []
-    return found + [f"gate {g.name}" for g in groups if "gate" in names]
 
 
 class MixtureTraining:
@@ -111,6 +76,9 @@ class MixtureTraining:
 
     def stages(self, names: Sequence[str] = EXPERTS) -> Iterator[Stage]:
         """The stages of some names, in order; each sees what those before it wrote."""
+        for task in shared_tasks(self._groups):
+            if "pretrain" in names:
+                yield self._pretrain(task)
         for group in self._groups:
             for name in ("adapter", "path", "refine"):
                 if name in names:
@@ -163,12 +131,53 @@ class MixtureTraining:
         )
         return out
 
+    def _pretrain(self, task: str) -> Stage:
+        """One adapter from the labels of all tables of a task: where their experts begin."""
+        out = self._folder / f"pretrain-{task}"
+        groups = [group for group in self._groups if group.task == task]
+        rows = [row for group in groups for row in group.learn]
+        dev = [row for group in groups for row in group.dev]
+
+        def work() -> Metrics:
+            makers = {}
+            for group in groups:
+                asked = [*group.learn, *group.dev]
+                maker = self._asker(group).prompting(asked)
+                makers.update({row.query.digest: maker for row in asked})
+            trained = train_adapter(
+                rows,
+                self._base,
+                out,
+                self._settings.lora,
+                dev=dev,
+                progress=self._notice,
+                prompt=lambda row, limit: makers[row.query.digest](row, limit),
+            )
+            losses = trained.dev_losses
+            return {
+                "groups": len(groups),
+                "rows": len(rows),
+                "log_loss": round(min(losses), 4) if losses else None,
+            }
+
+        inputs = tuple(part for group in groups for part in self._inputs(group))
+        return Stage(f"pretrain {task}", _VERSION, inputs, work, out.is_dir)
+
+    def _start(self, task: str) -> Path | None:
+        """Where the first adapter of a group begins; None for the language model as it is."""
+        out = self._folder / f"pretrain-{task}"
+        if self._settings.pretrain and task in shared_tasks(self._groups) and out.is_dir():
+            return out
+        return Path(self._settings.lora.start) if self._settings.lora.start else None
+
     def _adapter(self, group: LabelGroup) -> Stage:
         out = self._folder / group.name / "0"
         rows = [*group.learn, *self._extra[group.name]]
+        start = self._start(group.task)
+        settings = replace(self._settings.lora, start=None if start is None else str(start))
 
         def work() -> Metrics:
-            self._train(group, rows, out, self._settings.lora, ())
+            self._train(group, rows, out, settings, ())
             metric, likely = self._asker(group).score(out)
             return {
                 "rows": len(rows),
@@ -177,7 +186,8 @@ class MixtureTraining:
                 "log_loss": round(-likely, 4),
             }
 
-        inputs = (*self._inputs(group), *(sorted(row.digest for row in rows)))
+        begin = "" if start is None else _bytes(start / "adapter_model.safetensors")
+        inputs = (*self._inputs(group), begin, *(sorted(row.digest for row in rows)))
         return Stage(f"adapter {group.name}", _VERSION, inputs, work, out.is_dir)
 
     def _path(self, group: LabelGroup) -> Stage:
@@ -381,7 +391,8 @@ class MixtureTraining:
         """What every stage of a group depends on."""
         settings = self._settings
         drawn = f"{settings.dev_parts} {settings.extra} {settings.demonstrations} {settings.seed}"
-        return (group.digest, self._model, repr(settings.lora), drawn)
+        lora = replace(settings.lora, start=None)
+        return (group.digest, self._model, repr(lora), drawn)
 
 
 def _bytes(path: Path) -> str:

@@ -31,7 +31,8 @@ from meld_duckdb.train.encoder import EncoderSettings, Progress, tune_encoder
 from meld_duckdb.train.expert import may_have_expert, train_expert
 from meld_duckdb.train.held_out import NOTHING, HeldOut, question_key
 from meld_duckdb.train.label_groups import LEAST, LabelGroup, label_groups
-from meld_duckdb.train.mixture import EXPERTS, MixtureTraining, MoeSettings, stage_names
+from meld_duckdb.train.mixture import MixtureTraining
+from meld_duckdb.train.mixture_settings import EXPERTS, MoeSettings, stage_names
 from meld_duckdb.train.pseudo_labels import AnnotateSettings, annotate_matches, contexts_of
 from meld_duckdb.train.rows import TrainingRow, read_rows, write_rows
 from meld_duckdb.train.schedule import Schedule, names_of
@@ -130,7 +131,8 @@ class Pipeline:
                 workspace.adapters_path,
             )
             names = [n for stage in RETRIEVAL if stage in stages for n in names_of(stage, labels)]
-            wanted = [stage for stage in EXPERTS if stage in stages]
+            leave_out = () if self._settings.mixture.pretrain else ("pretrain",)
+            wanted = [s for s in EXPERTS if s in stages and s not in leave_out]
             groups = self._groups(labels) if wanted else []
             names += stage_names(groups, wanted)
             self._schedule = Schedule(names, read_stages(workspace))

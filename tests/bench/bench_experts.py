@@ -12,6 +12,7 @@ so that what experts change is not hidden by tier 0. Variants:
     k1 ... k5        so many experts
     router-weights   weights by relevance
     no-router        the router untrained: experts by their descriptions
+    no-pretraining   every expert trained from the language model
     no-path          no meta-paths searched
     no-refine        no refinement
     rag              two demonstrations with every question, in training and asking
@@ -37,7 +38,7 @@ from meld_duckdb.evaluate.run import prepare
 from meld_duckdb.evaluate.together import evaluate_together
 from meld_duckdb.evaluate.training import Training
 from meld_duckdb.train.lora import LoraSettings
-from meld_duckdb.train.mixture import EXPERTS, MoeSettings
+from meld_duckdb.train.mixture_settings import EXPERTS, MoeSettings
 from meld_duckdb.train.pipeline import TrainSettings
 
 DATA = Path(__file__).parent.parent.parent.parent / "shared" / "data"
@@ -71,6 +72,7 @@ VARIANTS = {
     "router-weights": Variant(asked={"expert_weights": "router"}),
     "auto": Variant(tier="auto"),
     "no-router": Variant(("router",)),
+    "no-pretraining": Variant(("pretraining",)),
     "no-path": Variant(("path",)),
     "no-refine": Variant(("refinement",)),
     "rag": Variant(demonstrations=2),

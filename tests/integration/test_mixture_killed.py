@@ -22,7 +22,7 @@ from dataclasses import replace
 from meld_duckdb.cli.main import main
 from meld_duckdb.train import lora_fit, pipeline, stages
 from meld_duckdb.train.lora import LoraSettings
-from meld_duckdb.train.mixture import MoeSettings
+from meld_duckdb.train.mixture_settings import MoeSettings
 from meld_duckdb.train.refine import RefineSettings
 from tests.integration.things import QUICK
 

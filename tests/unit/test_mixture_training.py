@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
@@ -14,7 +16,7 @@ from meld_duckdb.planner.session import Session
 from meld_duckdb.service import LocalService
 from meld_duckdb.settings import resolve
 from meld_duckdb.train.lora import LoraSettings
-from meld_duckdb.train.mixture import EXPERTS, MoeSettings
+from meld_duckdb.train.mixture_settings import EXPERTS, MoeSettings
 from meld_duckdb.train.pipeline import Pipeline, TrainSettings
 from meld_duckdb.train.refine import RefineSettings
 from meld_duckdb.train.stages import Finished
@@ -68,7 +70,7 @@ def test_labels_become_experts_router_and_gates(labelled: duckdb.DuckDBPyConnect
     session = open_session()
     done = {f.name: f for f in train(session)}
     kinds = [name.partition(" ")[0] for name in done]
-    assert kinds == ["adapter", "path", "refine"] * 2 + ["router", "gate", "gate"]
+    assert kinds == ["pretrain"] + ["adapter", "path", "refine"] * 2 + ["router", "gate", "gate"]
     workspace = session.workspace
     cards = session.mixture.cards
     assert len(cards) == 2
@@ -144,3 +146,32 @@ def test_the_path_and_its_log_are_kept(labelled: duckdb.DuckDBPyConnection) -> N
         "score": pytest.approx(found["tried"][0]["score"]),
         "taken": True,
     }
+
+
+def test_experts_begin_from_what_all_tables_teach(
+    labelled: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from meld_duckdb.train import mixture
+
+    starts: list[tuple[str, str | None]] = []
+    real = mixture.train_adapter
+
+    def watched(rows: Any, base: Path, out: Path, settings: LoraSettings, **given: Any) -> Any:
+        starts.append((out.name, settings.start and Path(settings.start).name))
+        return real(rows, base, out, settings, **given)
+
+    monkeypatch.setattr(mixture, "train_adapter", watched)
+    train(open_session())
+    assert starts[0] == ("pretrain-match", None)
+    assert [start for name, start in starts if name == "0"] == ["pretrain-match"] * 2
+
+
+def test_without_pretraining_experts_begin_from_the_model(
+    labelled: duckdb.DuckDBPyConnection,
+) -> None:
+    session = open_session()
+    mixture = replace(SETTINGS, pretrain=False)
+    done = Pipeline(session, TrainSettings(mixture=mixture), lambda line: None).run(
+        stages=EXPERTS[:2]
+    )
+    assert [f.name.partition(" ")[0] for f in done] == ["adapter", "adapter"]
