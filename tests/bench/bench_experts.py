@@ -1,7 +1,7 @@
 """What each part of the mixture of experts is worth, on several data sets in one workspace.
 
     python -m tests.bench.bench_experts --data DIR --keep DIR [--set TASK/NAME ...] [--rows 300]
-        [--seed 42 ...] [--variant NAME ...] [--json FILE]
+        [--seed 42 ...] [--variant NAME ...] [--epochs 2] [--rounds 2] [--quota 48] [--json FILE]
 
 The few-shot labels of ``meld eval`` of all sets are taught to one workspace, ``meld train --stages
 experts`` runs, and the test rows (``--rows`` of each set, drawn by seed) are answered by tier 2 alone,
@@ -40,6 +40,7 @@ from meld_duckdb.evaluate.training import Training
 from meld_duckdb.train.lora import LoraSettings
 from meld_duckdb.train.mixture_settings import EXPERTS, MoeSettings
 from meld_duckdb.train.pipeline import TrainSettings
+from meld_duckdb.train.refine import RefineSettings
 
 DATA = Path(__file__).parent.parent.parent.parent / "shared" / "data"
 SETS = (
@@ -64,6 +65,15 @@ class Variant:
     demonstrations: int = 0
 
 
+@dataclass(frozen=True)
+class Costs:
+    """What training may cost: passes over the rows, rounds of refinement, rows that one adds."""
+
+    epochs: int = 2
+    rounds: int = 2
+    quota: int = 48
+
+
 # In this order, so that variants of the same training follow each other.
 VARIANTS = {
     "base": Variant(("adapters",)),
@@ -80,7 +90,13 @@ VARIANTS = {
 
 
 def measure(
-    data: Path, names: list[str], variant: Variant, rows: int, seed: int, keep: Path
+    data: Path,
+    names: list[str],
+    variant: Variant,
+    rows: int,
+    seed: int,
+    keep: Path,
+    costs: Costs,
 ) -> list[dict[str, Any]]:
     """Train and ask one variant with one seed; a line per set."""
     cases = []
@@ -90,7 +106,10 @@ def measure(
         request = Request(None, seed, "stratified", rows, False)
         cases += [(case, found) for case in prepare(task, found, request, None)]
     plain = MoeSettings(
-        lora=LoraSettings(seed=seed), demonstrations=variant.demonstrations, seed=seed
+        lora=LoraSettings(seed=seed, epochs=costs.epochs),
+        refine=RefineSettings(rounds=costs.rounds, quota=costs.quota),
+        demonstrations=variant.demonstrations,
+        seed=seed,
     )
     mixture, asked = leave_out(plain, variant.without)
     training = Training(EXPERTS, TrainSettings(mixture=mixture, seed=seed))
@@ -130,9 +149,13 @@ def main() -> None:
     parser.add_argument("--variant", nargs="*", default=list(VARIANTS))
     parser.add_argument("--rows", type=int, default=300)
     parser.add_argument("--seed", nargs="*", type=int, default=[42])
+    parser.add_argument("--epochs", type=int, default=Costs.epochs)
+    parser.add_argument("--rounds", type=int, default=Costs.rounds)
+    parser.add_argument("--quota", type=int, default=Costs.quota)
     parser.add_argument("--keep", type=Path, required=True)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
+    costs = Costs(given.epochs, given.rounds, given.quota)
     found: list[dict[str, Any]] = []
     if given.json and given.json.is_file():
         found = json.loads(given.json.read_text("utf-8"))
@@ -143,7 +166,7 @@ def main() -> None:
             print(f"== {name}, seed {seed}", flush=True)
             keep = given.keep / str(seed)
             started = time.perf_counter()
-            lines = measure(given.data, given.names, VARIANTS[name], given.rows, seed, keep)
+            lines = measure(given.data, given.names, VARIANTS[name], given.rows, seed, keep, costs)
             seconds = round(time.perf_counter() - started)
             found.append({"variant": name, "seed": seed, "seconds": seconds, "sets": lines})
             if given.json:
