@@ -56,7 +56,7 @@ def list_experts(session: Session) -> list[ExpertLine]:
     counts = session.expert_counts()
     named = _namer(session)
     lines = []
-    for expert in session.experts.all():
+    for expert in (*session.experts.starter.all(), *session.experts.own()):
         card = expert.card
         lines.append(
             ExpertLine(

@@ -1,31 +1,34 @@
 """Experts at query time: which one a question is for, and its opinion.
 
-A workspace has experts of its own tables. Those of the starter (`starter`) are for tables of which
-nothing is known: they answer where a task has no label in the workspace. Cards are read when a
-directory changes; an adapter is loaded when the first question is for it.
+A workspace has experts of its own tables; what it has none for may be the starter's (see
+`starter_experts`). Cards are read when the directory changes; an adapter is loaded when the first
+question is for it.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from meld_duckdb.engine.cross_encoder import CrossEncoder, weights_digest
-from meld_duckdb.errors import ArtefactCorrupt, ArtefactError, ArtefactMissing
+from meld_duckdb.errors import ArtefactCorrupt, ArtefactMissing
 from meld_duckdb.features.stack import log_odds
 from meld_duckdb.planner.artefacts import Watched
 from meld_duckdb.planner.cascade import Ask
-from meld_duckdb.planner.expert_card import ANY, ExpertCard, Key, expert_key, read_card
+from meld_duckdb.planner.expert_card import ExpertCard, Key, expert_key, read_card
 from meld_duckdb.planner.tables import Context
 from meld_duckdb.tasks import TASKS
 from meld_duckdb.tasks.base import Answer, Evidence, Query
 from meld_duckdb.tasks.pairs import BINARY, TEXT_VERSION, TextPair, option_pairs
+
+if TYPE_CHECKING:
+    from meld_duckdb.planner.starter_experts import StarterExperts
 
 _LOG = logging.getLogger(__name__)
 
@@ -174,11 +177,13 @@ def shortlisted(query: Query, ranking: Sequence[str], most: int) -> Query:
 
 
 class Experts:
-    """The experts of a workspace and of the starter; see `ExpertSource`. Safe for threads.
+    """The experts of a workspace, and behind them the starter's; see `ExpertSource`.
+
+    Safe for threads.
 
     Args:
         folder: The workspace's directory of experts; it need not be there.
-        starter: The starter's; None for none.
+        starter: The starter's experts.
         encoder_digest: Identity of the encoder that the settings name.
         load: Loads the cross-encoder of a card from its directory.
         labels: Digest of the labels of a task.
@@ -188,18 +193,19 @@ class Experts:
     def __init__(
         self,
         folder: Path,
-        starter: Path | None,
+        starter: StarterExperts,
         encoder_digest: Callable[[], str],
         load: Callable[[ExpertCard, Path], Score],
         labels: Callable[[str], str],
         notice: Callable[[str], None],
     ) -> None:
-        self._folders = (folder,) if starter is None else (starter, folder)
+        self.starter = starter
+        self._folder = folder
         self._encoder_digest = encoder_digest
         self._load = load
         self._labels = labels
         self._notice = notice
-        self._watched = Watched(self._folders, self._read)
+        self._watched = Watched((folder,), self._read)
         self._experts: dict[str, dict[Key, Expert]] = {}
         self._refused: dict[str, str] = {}
         self._told: set[str] = set()
@@ -211,44 +217,24 @@ class Experts:
             ArtefactCorrupt: A directory of an expert is damaged.
         """
         of_task = self._watched.get().get(task)
-        if not of_task:
-            return None
-        own = of_task.keys() - {ANY}
-        found = of_task.get(expert_key(task, query, context)) if own else None
-        return found or self._of_any(task, of_task)
+        own = of_task.get(expert_key(task, query, context)) if of_task else None
+        return own or self.starter.find(task)
 
     def of(self, task: str, key: Key, ask: Ask = "always") -> Expert | None:
         """The expert of a task for a key that takes part under a policy; see `find`."""
         if ask == "never":
             return None
-        of_task = self._watched.get().get(task, {})
-        expert = of_task.get(key) or self._of_any(task, of_task)
+        expert = self._watched.get().get(task, {}).get(key) or self.starter.find(task)
         return expert if expert is not None and expert.takes_part(ask) else None
 
-    def _of_any(self, task: str, of_task: Mapping[Key, Expert]) -> Expert | None:
-        """The starter's expert; None where labels know better."""
-        expert = of_task.get(ANY)
-        return expert if expert is not None and not self._labels(task) else None
-
-    def all(self) -> list[Expert]:
-        """All experts that can be used, by name."""
+    def own(self) -> list[Expert]:
+        """The workspace's experts that can be used, by name."""
         found = [e for of_task in self._watched.get().values() for e in of_task.values()]
         return sorted(found, key=lambda expert: expert.card.id)
 
-    def start(self, task: str) -> Path | None:
-        """Directory of the starter's expert of a task, for a new one to begin with."""
-        expert = self._watched.get().get(task, {}).get(ANY)
-        return None if expert is None else expert.folder
-
-    def start_digest(self, task: str) -> str:
-        """Identity of what `start` gives; empty for nothing."""
-        expert = self._watched.get().get(task, {}).get(ANY)
-        return "" if expert is None else expert.card.weights
-
     def missing(self, task: str) -> str | None:
         """Why no question of a task has an expert; see `ExpertSource.missing`."""
-        of_task = self._watched.get().get(task, {})
-        if of_task.keys() - {ANY} or self._of_any(task, of_task):
+        if self._watched.get().get(task) or self.starter.find(task):
             return None
         return self._refused.get(task, "none was trained in this workspace")
 
@@ -256,34 +242,24 @@ class Experts:
         found: dict[str, dict[Key, Expert]] = {}
         self._refused = {}
         loaded = {e.digest: e for of_task in self._experts.values() for e in of_task.values()}
-        for folder in self._folders:
-            for card in _cards(folder):
-                reason = self._unfit(card)
-                if reason is not None:
-                    self._refuse(card, reason)
-                    continue
-                if card.key != ANY and card.labels != self._labels(card.task):
-                    _LOG.info("the labels of %s have changed since %s", card.task, card.id)
-                expert = loaded.get(card.digest) or self._new(card, folder / card.id)
-                found.setdefault(card.task, {})[card.key] = expert
+        for card in read_cards(self._folder):
+            reason = self._unfit(card)
+            if reason is not None:
+                self._refused[card.task] = reason
+                self._tell(reason)
+                continue
+            if card.labels != self._labels(card.task):
+                _LOG.info("the labels of %s have changed since expert %s", card.task, card.id)
+            expert = loaded.get(card.digest) or self._new(card, self._folder / card.id)
+            found.setdefault(card.task, {})[card.key] = expert
         self._experts = found
         return found
 
     def _new(self, card: ExpertCard, folder: Path) -> Expert:
         return Expert(card, folder, lambda: self._load(card, folder))
 
-    def _refuse(self, card: ExpertCard, reason: str) -> None:
-        """Say why an expert is not used; one of the starter is missed by nobody."""
-        if card.key == ANY:
-            _LOG.info("%s", reason)
-            return
-        self._refused[card.task] = reason
-        self._tell(reason)
-
     def _unfit(self, card: ExpertCard) -> str | None:
         again = f"train it again: meld train --task {card.task}"
-        if card.key == ANY and not self._has_encoder():
-            return f"the encoder of {card.id} is not installed"
         if card.text_version != TEXT_VERSION:
             return f"the expert {card.id} was trained on texts of another version; {again}"
         if card.encoder_digest != self._encoder_digest():
@@ -291,21 +267,18 @@ class Experts:
             return f"the expert {card.id} {made_on}: not used; {again}"
         return None
 
-    def _has_encoder(self) -> bool:
-        try:
-            self._encoder_digest()
-        except ArtefactError:
-            return False
-        return True
-
     def _tell(self, line: str) -> None:
         if line not in self._told:
             self._told.add(line)
             self._notice(line)
 
 
-def _cards(folder: Path) -> list[ExpertCard]:
-    """The cards in a directory of experts, the newest last."""
+def read_cards(folder: Path) -> list[ExpertCard]:
+    """The cards in a directory of experts, the newest last; none where there is no directory.
+
+    Raises:
+        ArtefactCorrupt: One is damaged.
+    """
     if not folder.is_dir():
         return []
     folders = (f for f in folder.iterdir() if f.is_dir() and f.name[0] not in "._")

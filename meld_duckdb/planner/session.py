@@ -32,6 +32,7 @@ from meld_duckdb.planner.options import Options
 from meld_duckdb.planner.plan import Planner, Resources
 from meld_duckdb.planner.scorers import make_scorers
 from meld_duckdb.planner.scorers.match import MatchScorer
+from meld_duckdb.planner.starter_experts import StarterExperts
 from meld_duckdb.planner.stats import Outcome
 from meld_duckdb.planner.tables import Tables
 from meld_duckdb.planner.whole import ask_pairs
@@ -66,11 +67,18 @@ class Session(Loaded):
             self.demonstrator.labelled,
         )
         self._match = cast(MatchScorer, scorers["match"])
+        untuned = self._untuned_digest
+        load = expert_loader(self._encoder_path, settings.device, notice)
         self.experts = Experts(
             self._workspace.experts_path,
-            starter_experts(settings.starter),
-            lambda: models.model_digest(self._encoder_path()),
-            expert_loader(self._encoder_path, settings.device, notice),
+            StarterExperts(
+                starter_experts(settings.starter),
+                untuned,
+                load,
+                lambda task: bool(self.demonstrator.labels(task)),
+            ),
+            untuned,
+            load,
             self.demonstrator.digest,
             notice,
         )
@@ -103,6 +111,9 @@ class Session(Loaded):
             gates=self.gates,
         )
         self.planner = Planner(self._resources)
+
+    def _untuned_digest(self) -> str:
+        return models.model_digest(self._encoder_path())
 
     def _encode(self, texts: Sequence[str]) -> np.ndarray:
         vectors: np.ndarray = self.encoder.encode(texts)

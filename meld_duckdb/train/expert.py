@@ -119,9 +119,9 @@ def train_expert(
         raise TrainingError(
             f"{task} has no tier-1 expert", hint=f"known: {', '.join(sorted(BINARY | CHOOSING))}"
         )
-    begin = session.experts.start(task)
+    begin = session.experts.starter.start(task)
     if settings.start is None and begin is not None:
-        settings = replace(settings, start=str(begin))
+        settings = replace(settings, start=str(begin.folder))
     started = time.perf_counter()
     key, labels, contexts = _labels_of(session, task, key, held_out)
     extra = [row for row in rows_extra if row.task == task]

@@ -4,7 +4,7 @@
               -> `train.stack` adds them up -> a cross-encoder of all sets -> <out>/experts/<id>/
 
 So how both tiers are added up is decided on data sets that neither has seen. The stages leave
-their results in a directory; a killed run goes on where it stopped, and ends with the same bytes.
+their results in a directory; a killed run goes on where it stopped, and ends with the same weights.
 
 Paper: MELD §5 (cross-dataset setting); that a small matcher trained on the pairs of other data
 sets serves unseen ones is AnyMatch's finding.
@@ -16,7 +16,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ from meld_duckdb.features.text import IdfWeights
 from meld_duckdb.features.trees import TreeEnsemble
 from meld_duckdb.models import model_digest, sha256
 from meld_duckdb.planner.expert_card import ANY, ExpertCard
-from meld_duckdb.planner.save_expert import save_expert, whole_expert
+from meld_duckdb.planner.save_expert import existing_expert, save_expert
 from meld_duckdb.records import digest
 from meld_duckdb.tasks.pairs import option_pairs
 from meld_duckdb.train import calibrate_match
@@ -214,7 +214,8 @@ class GeneralTraining:
             return {"id": found[0].id, "used": verdict.use, "why": verdict.reason}
 
         def is_done() -> bool:
-            return any(whole_expert(f, self._encoder) for f in self._experts.glob(f"{TASK}-*"))
+            made = digest(*self._inputs())
+            return existing_expert(self._experts, TASK, ANY, made, self._encoder) is not None
 
         return Stage(f"{TASK} installed", _VERSION, self._inputs(), work, is_done)
 
@@ -256,17 +257,33 @@ def joined(parts: Sequence[Opinions]) -> Opinions:
 def fit(folds: Sequence[Opinions], variants: Sequence[str] = VARIANTS) -> Verdict:
     """Decide how both tiers are added up, and whether; a fold is judged by weights of the others.
 
-    Both variants of tier 0 take part, so that one sum serves records with and without tables.
+    One sum serves records with and without tables, so it is fitted to both variants of tier 0.
+    Whether tier 1 adds is judged for each variant alone, because their pairs are the same ones: it
+    has to add to all of them.
     """
     said = joined(folds)
     numbers = np.repeat(np.arange(len(folds)), [len(fold.names) for fold in folds])
-    n = len(variants)
-    return fit_stack(
-        sigmoid(np.concatenate([said.tier0[v] for v in variants])),
-        np.tile(said.tier1, n),
-        np.tile(said.answers, n),
-        np.tile(numbers, n),
-        0.5,
+
+    def stacked(chosen: Sequence[str]) -> Verdict:
+        n = len(chosen)
+        return fit_stack(
+            sigmoid(np.concatenate([said.tier0[v] for v in chosen])),
+            np.tile(said.tier1, n),
+            np.tile(said.answers, n),
+            np.tile(numbers, n),
+            0.5,
+        )
+
+    judged = {variant: stacked((variant,)) for variant in variants}
+    return replace(
+        stacked(variants),
+        use=all(verdict.use for verdict in judged.values()),
+        reason="; ".join(f"{name}: {verdict.reason}" for name, verdict in judged.items()),
+        metrics={
+            f"{name}_{metric}": value
+            for name, verdict in judged.items()
+            for metric, value in verdict.metrics.items()
+        },
     )
 
 

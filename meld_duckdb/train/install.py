@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from meld_duckdb.engine.adapters import CARD as FILES_CARD
 from meld_duckdb.engine.adapters import CONFIG, WEIGHTS, files_digest
+from meld_duckdb.models import sha256
 from meld_duckdb.planner.adapter_card import CARD, AdapterCard
+from meld_duckdb.planner.metapath import Path as MetaPath
 from meld_duckdb.records import digest
+from meld_duckdb.train.label_groups import LabelGroup
+from meld_duckdb.train.mixture_settings import MoeSettings
+from meld_duckdb.train.rows import TrainingRow
 
 
 def install_adapter(adapters: Path, card: AdapterCard, weights: Path) -> AdapterCard:
@@ -70,3 +76,57 @@ def _appearing(place: Path, beside: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def new_card(
+    group: LabelGroup,
+    settings: MoeSettings,
+    model: tuple[str, str],
+    *,
+    path: MetaPath,
+    begin: str,
+    rows: Sequence[TrainingRow],
+    score: tuple[float, float],
+    inputs: str,
+) -> AdapterCard:
+    """The card of a group's expert, for `install_adapter`.
+
+    Args:
+        group: Its labels.
+        settings: How it was trained.
+        model: Name and identity of the language model.
+        path: Its meta-path.
+        begin: Identity of the adapter that its first round began with; empty for none.
+        rows: What it was trained on.
+        score: Metric and negative log-loss on the labels set aside.
+        inputs: Digest of everything it was made from.
+    """
+    return AdapterCard(
+        id=group.name,
+        task=group.task,
+        key=group.key,
+        description=group.description,
+        model=model[0],
+        model_digest=model[1],
+        weights="",
+        path=path,
+        demonstrations=settings.demonstrations,
+        rows=dict(sorted(Counter(row.origin for row in rows).items())),
+        metrics={"score": round(score[0], 4), "log_loss": round(-score[1], 4)},
+        settings={
+            "lora": repr(replace(settings.lora, start=None)),
+            "start": begin,
+            "refine": repr(settings.refine),
+        },
+        inputs=inputs,
+    )
+
+
+def weights_digest(adapter: str | None) -> str:
+    """Identity of the adapter that another begins with; empty for none."""
+    return "" if adapter is None else file_digest(Path(adapter) / "adapter_model.safetensors")
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file; empty where there is none."""
+    return sha256(path) if path.is_file() else ""

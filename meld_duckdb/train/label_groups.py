@@ -101,3 +101,37 @@ def _parted(
     learn = tuple(row for row, fold in zip(ordered, folds, strict=True) if fold != 0)
     dev = tuple(row for row, fold in zip(ordered, folds, strict=True) if fold == 0)
     return LabelGroup(task, key, learn, dev)
+
+
+def rows_by_group(
+    session: Session, groups: Sequence[LabelGroup], rows: Sequence[TrainingRow], most: int
+) -> dict[str, list[TrainingRow]]:
+    """Rows that are no labels, by name of their group, at most so many; none of a record set aside.
+
+    Which are kept is drawn by their digests.
+    """
+    named = {(g.task, g.key): g for g in groups}
+    hidden = {g.name: _records(g.dev) for g in groups}
+    found: dict[str, list[TrainingRow]] = {g.name: [] for g in groups}
+    contexts = session.tables.find([row.query for row in rows])
+    for row, context in zip(rows, contexts, strict=True):
+        group = named.get((row.task, expert_key(row.task, row.query, context)))
+        if group is not None and not hidden[group.name] & _records([row]):
+            found[group.name].append(row)
+    return {
+        name: sorted(of_group, key=lambda row: digest("draw", row.digest))[:most]
+        for name, of_group in found.items()
+    }
+
+
+def not_set_aside(
+    rows: Sequence[TrainingRow], group: LabelGroup, groups: Sequence[LabelGroup]
+) -> list[TrainingRow]:
+    """Rows of a group without those of records that another group of its task set aside."""
+    others = [g for g in groups if g.task == group.task and g.key != group.key]
+    hidden = {record for other in others for record in _records(other.dev)}
+    return [row for row in rows if not hidden & _records([row])]
+
+
+def _records(rows: Sequence[TrainingRow]) -> set[str]:
+    return {record.digest for row in rows for record in row.query.records}

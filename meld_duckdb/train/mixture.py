@@ -13,16 +13,14 @@ Paper: MELD §4.2 (initial experts, meta-paths), §4.3 (refinement), §4.4 (rout
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from meld_duckdb.models import model_digest, sha256
+from meld_duckdb.models import model_digest
 from meld_duckdb.planner.adapter_card import AdapterCard
-from meld_duckdb.planner.expert_card import expert_key
 from meld_duckdb.planner.gate import gate_json, gate_name
 from meld_duckdb.planner.metapath import Path as MetaPath
 from meld_duckdb.planner.mixture import routed_text
@@ -33,8 +31,14 @@ from meld_duckdb.tasks import TASKS
 from meld_duckdb.tasks.base import Answer
 from meld_duckdb.train.asking import Asker
 from meld_duckdb.train.gates import fit_gate, opinions_before
-from meld_duckdb.train.install import install_adapter, install_router
-from meld_duckdb.train.label_groups import LabelGroup
+from meld_duckdb.train.install import (
+    file_digest,
+    install_adapter,
+    install_router,
+    new_card,
+    weights_digest,
+)
+from meld_duckdb.train.label_groups import LabelGroup, not_set_aside, rows_by_group
 from meld_duckdb.train.lora import LoraSettings, train_adapter
 from meld_duckdb.train.metapath import search_path
 from meld_duckdb.train.mixture_settings import EXPERTS, MoeSettings, shared_tasks
@@ -68,16 +72,18 @@ class MixtureTraining:
     ) -> None:
         self._session, self._settings, self._notice = session, settings, notice
         self._groups = groups
-        self._extra = self._by_group(extra)
+        self._extra = rows_by_group(session, groups, extra, settings.extra)
         self._folder = session.workspace.path / "train" / "experts"
         self._folder.mkdir(parents=True, exist_ok=True)
         self._base = session.model_path
         self._model = model_digest(self._base)
+        self._pretrained = False
 
     def stages(self, names: Sequence[str] = EXPERTS) -> Iterator[Stage]:
         """The stages of some names, in order; each sees what those before it wrote."""
+        self._pretrained = "pretrain" in names and self._settings.pretrain
         for task in shared_tasks(self._groups):
-            if "pretrain" in names:
+            if self._pretrained:
                 yield self._pretrain(task)
         for group in self._groups:
             for name in ("adapter", "path", "refine"):
@@ -88,25 +94,6 @@ class MixtureTraining:
         if "gate" in names:
             for group in self._groups:
                 yield self._gate(group)
-
-    def _by_group(self, extra: Sequence[TrainingRow]) -> dict[str, list[TrainingRow]]:
-        """Rows that are no labels, by group; none of a record that is set aside."""
-        groups = {(g.task, g.key): g for g in self._groups}
-        hidden = {
-            g.name: {r.digest for row in g.dev for r in row.query.records} for g in self._groups
-        }
-        found: dict[str, list[TrainingRow]] = {g.name: [] for g in self._groups}
-        contexts = self._session.tables.find([row.query for row in extra])
-        for row, context in zip(extra, contexts, strict=True):
-            group = groups.get((row.task, expert_key(row.task, row.query, context)))
-            if group is None or hidden[group.name] & {r.digest for r in row.query.records}:
-                continue
-            found[group.name].append(row)
-        most = self._settings.extra
-        return {
-            name: sorted(rows, key=lambda row: digest("draw", row.digest))[:most]
-            for name, rows in found.items()
-        }
 
     def _asker(self, group: LabelGroup) -> Asker:
         return Asker(self._session, group, self._settings.demonstrations)
@@ -135,8 +122,9 @@ class MixtureTraining:
         """One adapter from the labels of all tables of a task: where their experts begin."""
         out = self._folder / f"pretrain-{task}"
         groups = [group for group in self._groups if group.task == task]
-        rows = [row for group in groups for row in group.learn]
+        rows = [row for group in groups for row in not_set_aside(group.learn, group, self._groups)]
         dev = [row for group in groups for row in group.dev]
+        settings = self._settings
 
         def work() -> Metrics:
             makers = {}
@@ -148,7 +136,7 @@ class MixtureTraining:
                 rows,
                 self._base,
                 out,
-                self._settings.lora,
+                settings.lora,
                 dev=dev,
                 progress=self._notice,
                 prompt=lambda row, limit: makers[row.query.digest](row, limit),
@@ -160,21 +148,27 @@ class MixtureTraining:
                 "log_loss": round(min(losses), 4) if losses else None,
             }
 
-        inputs = tuple(part for group in groups for part in self._inputs(group))
+        inputs = (
+            *(group.digest for group in groups),
+            *(row.digest for row in rows),
+            self._model,
+            repr(replace(settings.lora, start=None)),
+            f"{settings.dev_parts} {settings.demonstrations} {settings.seed}",
+            weights_digest(settings.lora.start),
+        )
         return Stage(f"pretrain {task}", _VERSION, inputs, work, out.is_dir)
 
-    def _start(self, task: str) -> Path | None:
+    def _start(self, task: str) -> str | None:
         """Where the first adapter of a group begins; None for the language model as it is."""
-        out = self._folder / f"pretrain-{task}"
-        if self._settings.pretrain and task in shared_tasks(self._groups) and out.is_dir():
-            return out
-        return Path(self._settings.lora.start) if self._settings.lora.start else None
+        if self._pretrained and task in shared_tasks(self._groups):
+            return str(self._folder / f"pretrain-{task}")
+        return self._settings.lora.start
 
     def _adapter(self, group: LabelGroup) -> Stage:
         out = self._folder / group.name / "0"
         rows = [*group.learn, *self._extra[group.name]]
         start = self._start(group.task)
-        settings = replace(self._settings.lora, start=None if start is None else str(start))
+        settings = replace(self._settings.lora, start=start)
 
         def work() -> Metrics:
             self._train(group, rows, out, settings, ())
@@ -186,8 +180,11 @@ class MixtureTraining:
                 "log_loss": round(-likely, 4),
             }
 
-        begin = "" if start is None else _bytes(start / "adapter_model.safetensors")
-        inputs = (*self._inputs(group), begin, *(sorted(row.digest for row in rows)))
+        inputs = (
+            *self._inputs(group),
+            weights_digest(start),
+            *(sorted(row.digest for row in rows)),
+        )
         return Stage(f"adapter {group.name}", _VERSION, inputs, work, out.is_dir)
 
     def _path(self, group: LabelGroup) -> Stage:
@@ -216,7 +213,7 @@ class MixtureTraining:
 
         inputs = (
             *self._inputs(group),
-            _bytes(adapter / "adapter_model.safetensors"),
+            file_digest(adapter / "adapter_model.safetensors"),
             f"{self._settings.path} {self._settings.sub_paths}",
         )
         return Stage(f"path {group.name}", _VERSION, inputs, work, out.is_file)
@@ -228,7 +225,7 @@ class MixtureTraining:
             row
             for other in self._groups
             if other.task == group.task and other.key != group.key
-            for row in (*other.learn, *self._extra[other.name])
+            for row in not_set_aside((*other.learn, *self._extra[other.name]), other, self._groups)
         ]
 
         def work() -> Metrics:
@@ -260,7 +257,7 @@ class MixtureTraining:
 
         inputs = (
             *self._inputs(group),
-            _bytes(folder / "0" / "adapter_model.safetensors"),
+            file_digest(folder / "0" / "adapter_model.safetensors"),
             *path,
             repr(self._settings.refine),
             *sorted(row.digest for row in others),
@@ -281,20 +278,16 @@ class MixtureTraining:
         rows: Sequence[TrainingRow],
         score: tuple[float, float],
     ) -> AdapterCard:
-        return AdapterCard(
-            id=group.name,
-            task=group.task,
-            key=group.key,
-            description=group.description,
-            model=self._session.settings.answer.model,
-            model_digest=self._model,
-            weights="",
+        begin = weights_digest(self._start(group.task))
+        return new_card(
+            group,
+            self._settings,
+            (self._session.settings.answer.model, self._model),
             path=path,
-            demonstrations=self._settings.demonstrations,
-            rows=dict(sorted(Counter(row.origin for row in rows).items())),
-            metrics={"score": round(score[0], 4), "log_loss": round(-score[1], 4)},
-            settings={"lora": repr(self._settings.lora), "refine": repr(self._settings.refine)},
-            inputs=digest(*self._inputs(group), *path),
+            begin=begin,
+            rows=rows,
+            score=score,
+            inputs=digest(*self._inputs(group), begin, *path),
         )
 
     def _router(self) -> Stage:
@@ -363,7 +356,7 @@ class MixtureTraining:
             *self._inputs(group),
             session.mixture.digest,
             session.demonstrator.digest(group.task),
-            *(expert.digest for expert in session.experts.all()),
+            *(expert.digest for expert in session.experts.own()),
         )
         return Stage(f"gate {group.name}", _VERSION, inputs, work, out.is_file)
 
@@ -393,7 +386,3 @@ class MixtureTraining:
         drawn = f"{settings.dev_parts} {settings.extra} {settings.demonstrations} {settings.seed}"
         lora = replace(settings.lora, start=None)
         return (group.digest, self._model, repr(lora), drawn)
-
-
-def _bytes(path: Path) -> str:
-    return sha256(path) if path.is_file() else ""

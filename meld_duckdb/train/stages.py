@@ -72,6 +72,8 @@ def run_stage(
         notice(f"{stage.name}: unchanged since {record['finished_at']}, skipped")
         return Finished(stage.name, record["metrics"], float(record["seconds"]), skipped=True)
     notice(f"{stage.name}: started{left and f', {left}'}")
+    if record is not None:  # what it describes is about to be replaced
+        _forget(workspace, lock, stage.name)
     started = time.perf_counter()
     metrics = dict(stage.work())
     seconds = round(time.perf_counter() - started, 1)
@@ -104,6 +106,10 @@ def read_stages(workspace: Workspace) -> dict[str, dict[str, Any]]:
     """Records of all finished stages, by name."""
     stages: dict[str, dict[str, Any]] = read_manifest(workspace).get("stages", {})
     return stages
+
+
+def _forget(workspace: Workspace, lock: FileLock, name: str) -> None:
+    change_manifest(workspace, lock, lambda manifest: manifest["stages"].pop(name, None))
 
 
 def _record(workspace: Workspace, lock: FileLock, name: str, record: dict[str, Any]) -> None:

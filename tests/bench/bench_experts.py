@@ -27,7 +27,7 @@ import argparse
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -161,14 +161,15 @@ def main() -> None:
         found = json.loads(given.json.read_text("utf-8"))
     for seed in given.seed:
         for name in given.variant:
-            if any(f["seed"] == seed and f["variant"] == name for f in found):
+            asked = {"variant": name, "seed": seed, "rows": given.rows, **asdict(costs)}
+            if any(asked.items() <= f.items() for f in found):
                 continue
             print(f"== {name}, seed {seed}", flush=True)
             keep = given.keep / str(seed)
             started = time.perf_counter()
             lines = measure(given.data, given.names, VARIANTS[name], given.rows, seed, keep, costs)
             seconds = round(time.perf_counter() - started)
-            found.append({"variant": name, "seed": seed, "seconds": seconds, "sets": lines})
+            found.append({**asked, "seconds": seconds, "sets": lines})
             if given.json:
                 given.json.write_text(json.dumps(found, indent=1), "utf-8")
 

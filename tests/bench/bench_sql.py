@@ -47,7 +47,7 @@ def duplicates(workspace: str, data: str) -> dict[str, Any]:
     started = time.perf_counter()
     import meld_duckdb
 
-    con = meld_duckdb.connect(workspace=workspace, progress=False)
+    con = meld_duckdb.connect(workspace=workspace, progress=False, starter="none")
     con.execute("""
         SELECT count(*) FILTER (meld_match(
             {'title': 'camera model ' || (i % 7), 'price': i % 7},
@@ -66,7 +66,7 @@ def hostile(workspace: str, data: str) -> dict[str, Any]:
     """1 MB texts, control characters, emoji, 10,000 columns, all NULL; neighbours beside them."""
     import meld_duckdb
 
-    con = meld_duckdb.connect(workspace=workspace, progress=False)
+    con = meld_duckdb.connect(workspace=workspace, progress=False, starter="none")
     columns = ", ".join(f"'v{i}' AS c{i}" for i in range(10_000))
     con.execute(f"CREATE TABLE wide AS SELECT {columns}")
     con.execute("""
@@ -112,7 +112,7 @@ def quality(workspace: str, data: str) -> dict[str, Any]:
     """Amazon-Google, full test pairs, no label of that data set, through SQL."""
     import meld_duckdb
 
-    con = meld_duckdb.connect(workspace=workspace, progress=False)
+    con = meld_duckdb.connect(workspace=workspace, progress=False, starter="none")
     folder = f"{data}/EM/amazon_google"
     con.execute(f"CREATE TABLE a AS FROM '{folder}/tableA.parquet'")
     con.execute(f"CREATE TABLE b AS FROM '{folder}/tableB.parquet'")

@@ -9,9 +9,11 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import meld_duckdb
 from tests.integration.things import Files, write_files
 from tests.unit.tiny_encoder import save_tiny_encoder
 from tests.unit.tiny_llama import save_tiny_llama
@@ -79,6 +81,20 @@ def train(point: str, files: Files, models: dict[str, str], workspace: Path) -> 
     return done.returncode, done.stderr
 
 
+def teach(models: dict[str, str], workspace: Path) -> None:
+    """Labels of other things, so that the task has two groups of labels."""
+    given: dict[str, Any] = {
+        "encoder": models["MELD_ENCODER"],
+        "model": models["MELD_MODEL"],
+        "progress": False,
+    }
+    with meld_duckdb.connect(":memory:", workspace=workspace, **given) as con:
+        con.execute(
+            "SELECT meld_learn('match', {'a': {'label': 'red ' || i}, 'b': {'label': 'red ' || "
+            "(i + (i % 3)::INT) || ' x'}}, i % 3 = 0) FROM range(15) r(i)"
+        ).fetchall()
+
+
 def artefacts(workspace: Path) -> dict[str, str]:
     """Digest of everything that training leaves behind, without the times in it."""
     found = {}
@@ -101,11 +117,13 @@ def test_experts_that_were_killed_again_and_again_end_as_if_they_never_were(
     models: dict[str, str], tmp_path: Path
 ) -> None:
     files = write_files(tmp_path / "files")
+    for name in ("whole", "killed"):
+        teach(models, tmp_path / name)
     code, said = train("never", files, models, tmp_path / "whole")
     assert code == 0, said
     stages = list(json.loads((tmp_path / "whole" / "manifest.json").read_text())["stages"])
     kinds = [name.partition(" ")[0] for name in stages]
-    assert kinds == ["adapter", "path", "refine", "router", "gate"]
+    assert kinds == ["pretrain"] + ["adapter", "path", "refine"] * 2 + ["router", "gate", "gate"]
     for point in (CHECKPOINT, *stages):
         code, said = train(point, files, models, tmp_path / "killed")
         assert code == -signal.SIGKILL, f"{point}: {said}"

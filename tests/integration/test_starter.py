@@ -43,7 +43,8 @@ WORDS = ("sony", "canon", "tv", "camera", "red", "blue", "green", "big", "small"
 
 
 def write_sets(folder: Path) -> Path:
-    """Eight small data sets in which a match has the same words in another order."""
+    """Eight small data sets in which a match has the same words in another order; no test pairs,
+    so that whoever opens them fails."""
     for number, name in enumerate(MATCH_SETS):
         rng = random.Random(number)
         place = folder / "EM" / name
@@ -116,7 +117,6 @@ def test_its_report_says_what_it_was_made_of(given: list[str], whole: Path) -> N
     report = json.loads((whole / "out" / "starter.json").read_text("utf-8"))
     assert set(report["stages"]) == set(STAGES)
     assert len(report["data"]) == 4 * len(MATCH_SETS)
-    assert not any("test" in name for name in report["data"])
     before = (whole / "out" / "starter.json").read_bytes()
     assert run(given, whole / "keep", whole / "out") == 0
     assert (whole / "out" / "starter.json").read_bytes() == before

@@ -26,6 +26,7 @@ from meld_duckdb.planner.expert_card import ANY, CARD, ExpertCard, expert_key, r
 from meld_duckdb.planner.experts import Expert, Experts, expert_loader, shortlisted
 from meld_duckdb.planner.plan import Planner
 from meld_duckdb.planner.save_expert import existing_expert, save_expert
+from meld_duckdb.planner.starter_experts import StarterExperts
 from meld_duckdb.records import make_record
 from meld_duckdb.tasks.base import Answer, Query
 from meld_duckdb.tasks.pairs import TextPair
@@ -97,7 +98,12 @@ def source(
 ) -> Experts:
     told = [] if notices is None else notices
     return Experts(
-        folder, starter, lambda: "the encoder", opinion.load, lambda task: labels, told.append
+        folder,
+        StarterExperts(starter, lambda: "the encoder", opinion.load, lambda task: bool(labels)),
+        lambda: "the encoder",
+        opinion.load,
+        lambda task: labels,
+        told.append,
     )
 
 
@@ -224,8 +230,10 @@ def fail(*ignored: object) -> Any:
 
 
 def test_no_directory_of_experts_costs_nothing(tmp_path: Path) -> None:
-    experts = Experts(tmp_path / "none", None, fail, fail, fail, fail)
-    assert experts.find("match", pair(0.5), ()) is None and experts.all() == []
+    experts = Experts(
+        tmp_path / "none", StarterExperts(None, fail, fail, fail), fail, fail, fail, fail
+    )
+    assert experts.find("match", pair(0.5), ()) is None and experts.own() == []
 
 
 def test_questions_of_other_tables_have_no_expert(tmp_path: Path) -> None:
@@ -379,7 +387,7 @@ def test_the_starter_answers_where_nothing_is_labelled(tmp_path: Path) -> None:
     experts = source(own, Opinion(1.0), starter=starter)
     found = experts.find("match", pair(0.5), ())
     assert found is not None and found.card.id == "match-any"
-    assert found.folder == experts.start("match") == starter / "match-any"
+    assert found.folder == starter / "match-any"
     named = experts.find("match", pair(0.5), ("left", "right"))
     assert named is not None and named.card.id == "match-one"
     assert experts.find("schema_match", pair(0.5), ()) is None
@@ -391,7 +399,8 @@ def test_labels_know_better_than_the_starter(tmp_path: Path) -> None:
     assert experts.find("match", pair(0.5), ()) is None
     assert experts.of("match", ("left", "right")) is None
     assert experts.missing("match") is not None
-    assert experts.start("match") == starter / "match-any"
+    begin = experts.starter.start("match")
+    assert begin is not None and begin.folder == starter / "match-any"
 
 
 def test_a_starter_of_another_encoder_is_not_missed(tmp_path: Path) -> None:
@@ -401,8 +410,24 @@ def test_a_starter_of_another_encoder_is_not_missed(tmp_path: Path) -> None:
     experts = source(tmp_path / "none", Opinion(1.0), notices, starter=starter)
     assert experts.find("match", pair(0.5), ()) is None and notices == []
 
-    def no_encoder() -> str:
-        raise ArtefactMissing("no encoder", hint="pull one")
+    known = ["no encoder yet"]
 
-    bare = Experts(tmp_path / "none", starter, no_encoder, fail, lambda task: "", notices.append)
-    assert bare.find("match", pair(0.5), ()) is None and notices == []
+    def pulled() -> str:
+        if known:
+            raise ArtefactMissing("no encoder", hint="pull one")
+        return "another"
+
+    found = StarterExperts(starter, pulled, fail, lambda task: False)
+    assert found.find("match") is None
+    known.clear()
+    assert found.find("match") is not None
+
+
+def test_a_damaged_expert_does_not_hide_where_a_new_one_begins(tmp_path: Path) -> None:
+    starter = workspace_of(tmp_path / "starter", card(id="match-any", key=ANY))
+    own = workspace_of(tmp_path / "own", card())
+    (own / "match-one" / CARD).write_text("{")
+    experts = source(own, Opinion(1.0), starter=starter)
+    with pytest.raises(ArtefactCorrupt):
+        experts.find("match", pair(0.5), ())
+    assert experts.starter.start("match") is not None

@@ -167,11 +167,46 @@ def test_experts_begin_from_what_all_tables_teach(
 
 
 def test_without_pretraining_experts_begin_from_the_model(
-    labelled: duckdb.DuckDBPyConnection,
+    labelled: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from meld_duckdb.train import mixture
+
     session = open_session()
-    mixture = replace(SETTINGS, pretrain=False)
-    done = Pipeline(session, TrainSettings(mixture=mixture), lambda line: None).run(
-        stages=EXPERTS[:2]
-    )
+    train(session)
+    starts: list[str | None] = []
+    real = mixture.train_adapter
+
+    def watched(rows: Any, base: Path, out: Path, settings: LoraSettings, **given: Any) -> Any:
+        starts.append(settings.start)
+        return real(rows, base, out, settings, **given)
+
+    monkeypatch.setattr(mixture, "train_adapter", watched)
+    plain = TrainSettings(mixture=replace(SETTINGS, pretrain=False))
+    done = Pipeline(session, plain, lambda line: None).run(stages=EXPERTS[:2])
     assert [f.name.partition(" ")[0] for f in done] == ["adapter", "adapter"]
+    assert starts == [None, None]
+
+
+def test_pretraining_sees_no_record_that_another_table_set_aside(
+    labelled: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from meld_duckdb.train import mixture
+
+    labelled.execute(
+        """SELECT meld_learn('match', {'a': {'title': 'camera ' || i}, 'b': {'label': 'wine ' || i}},
+            i % 2 = 0) FROM range(24) r(i)"""
+    ).fetchall()
+    rows: list[Any] = []
+    dev: list[Any] = []
+
+    def watched(given: Any, base: Path, out: Path, settings: LoraSettings, **more: Any) -> Any:
+        rows.extend(given)
+        dev.extend(more["dev"])
+        raise InterruptedError
+
+    monkeypatch.setattr(mixture, "train_adapter", watched)
+    with pytest.raises(InterruptedError):
+        train(open_session())
+    hidden = {r.digest for row in dev for r in row.query.records}
+    assert len(rows) > 10 and len(dev) >= 24
+    assert not hidden & {r.digest for row in rows for r in row.query.records}
