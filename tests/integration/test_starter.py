@@ -104,6 +104,7 @@ def whole(given: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.timeout(1200)
 def test_a_starter_that_was_killed_after_every_stage_is_the_same(
     given: list[str], whole: Path, tmp_path: Path
 ) -> None:
