@@ -27,6 +27,7 @@ def starter_experts(setting: str) -> Path | None:
     folder = Path(__file__).parent if setting == BUILT_IN else Path(setting).expanduser()
     if not folder.is_dir():
         raise ConfigError(
-            f"setting 'starter' is {setting!r}, expected '{BUILT_IN}', '{NONE}' or a directory"
+            f"setting 'starter' is {setting!r}, expected '{BUILT_IN}', '{NONE}' or a directory",
+            hint="leave the setting out for the experts of the package",
         )
     return folder / "experts"

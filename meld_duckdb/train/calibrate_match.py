@@ -155,16 +155,23 @@ def load_set(folder: Path, weights: IdfWeights) -> DataSet:
             kept = np.random.default_rng(0).permutation(len(at))[:MAX_PAIRS]
             at, labels = at[kept], labels[kept]
         pairs = [(left[a], right[b]) for a, b in at]
-        context = tables.context_features(at)
-        rows = {
-            "pair": select_features(_PAIR, pair_features(pairs, None, weights)),
-            "context": select_features(
-                _CONTEXT, pair_features(pairs, None, tables.weights), context
-            ),
-        }
-        splits.append(Split(rows, labels))
+        splits.append(Split(split_rows(pairs, at, tables, weights), labels))
         logger.info("%s %s: %d pairs", folder.name, file, len(at))
     return DataSet(folder.name, *splits)
+
+
+def split_rows(
+    pairs: Sequence[tuple[Record, Record]],
+    at: np.ndarray,
+    tables: PairTables,
+    weights: IdfWeights,
+) -> dict[str, np.ndarray]:
+    """Features of pairs by variant; ``at`` holds their positions in both tables, [n, 2]."""
+    context = tables.context_features(at)
+    return {
+        "pair": select_features(_PAIR, pair_features(pairs, None, weights)),
+        "context": select_features(_CONTEXT, pair_features(pairs, None, tables.weights), context),
+    }
 
 
 def direction(name: str) -> int:

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from meld_duckdb.engine.cross_encoder import CrossEncoder
+from meld_duckdb.errors import ArtefactMissing
 from meld_duckdb.features.stack import FloatArray, sigmoid
 from meld_duckdb.features.text import IdfWeights
 from meld_duckdb.features.trees import TreeEnsemble
@@ -235,13 +236,21 @@ def fold_folder(folder: Path, fold: Sequence[str]) -> Path:
 
 
 def data_digests(data: Path) -> dict[str, str]:
-    """SHA-256 of every file that is read, by its name."""
-    return {
-        f"EM/{name}/{file}": sha256(data / "EM" / name / f"{file}.parquet")
+    """SHA-256 of every file that is read, by its name.
+
+    Raises:
+        ArtefactMissing: One is not there.
+    """
+    files = {
+        f"EM/{name}/{file}": data / "EM" / name / f"{file}.parquet"
         for fold in FOLDS[TASK]
         for name in fold
         for file in ("tableA", "tableB", "train", "valid")
     }
+    for path in files.values():
+        if not path.is_file():
+            raise ArtefactMissing(f"no file {path}", hint="see --data; docs/evaluation.md: layout")
+    return {name: sha256(path) for name, path in files.items()}
 
 
 def joined(parts: Sequence[Opinions]) -> Opinions:

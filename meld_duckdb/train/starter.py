@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from meld_duckdb import starter
+from meld_duckdb.errors import MeldError
 from meld_duckdb.locks import FileLock
 from meld_duckdb.models import locate
 from meld_duckdb.settings import DEFAULT_ENCODER, default_model_dir
@@ -74,7 +75,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(starter.__file__).parent)
     parser.add_argument("--encoder", default=DEFAULT_ENCODER)
     given = parser.parse_args()
-    train_starter(given.data, given.keep, given.out, given.encoder)
+    try:
+        train_starter(given.data, given.keep, given.out, given.encoder)
+    except MeldError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

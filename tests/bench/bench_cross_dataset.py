@@ -1,6 +1,7 @@
 """Entity matching without a label of the tables: what the starter's expert adds, set by set.
 
     python -m tests.bench.bench_cross_dataset --data DIR --keep DIR [--model-rows 300] [--json FILE]
+    python -m tests.bench.bench_cross_dataset --data DIR --valid
 
 ``--keep`` is the workspace of ``python -m meld_duckdb.train.starter``, whose stages trained tiers 0 and
 1 without each fold of the data sets. Here they answer the test pairs of the sets they have not seen;
@@ -8,6 +9,9 @@ how they are added up is fitted on the validation pairs of the other folds. Besi
 cosine with the threshold that is best on the other sets' validation pairs, a logistic regression
 over five similarities trained on the other sets, and the language model asked without examples
 (``--model-rows`` of the pairs, drawn by seed; 0 leaves it out).
+
+``--valid`` needs no training of tier 1: what tier 0 says of the validation pairs of the sets that it was
+fitted without. That is for development; test pairs stay closed.
 """
 
 from __future__ import annotations
@@ -24,13 +28,7 @@ from pyarrow import parquet
 from meld_duckdb.engine.cross_encoder import CrossEncoder
 from meld_duckdb.evaluate.baselines import pair_cosines, similarities
 from meld_duckdb.evaluate.metrics import best_threshold, binary_measures, interval
-from meld_duckdb.features.match import (
-    FEATURES,
-    PairTables,
-    TableIndex,
-    pair_features,
-    select_features,
-)
+from meld_duckdb.features.match import PairTables, TableIndex
 from meld_duckdb.features.stack import sigmoid
 from meld_duckdb.features.text import IdfWeights
 from meld_duckdb.models import locate
@@ -111,6 +109,23 @@ def measure(data: Path, keep: Path, model_rows: int) -> dict[str, Any]:
     return found
 
 
+def validate(data: Path) -> None:
+    """Tier 0 on validation pairs, fitted without their fold; a line per set and variant."""
+    for fold in FOLDS[TASK]:
+        models, weights = tier0_models(data, fold)
+        for name in fold:
+            valid = calibrate_match.load_set(data / "EM" / name, weights).valid
+            for variant in VARIANTS:
+                odds = models[variant].log_odds(valid.rows[variant])
+                cuts = np.unique(odds)
+                cuts = cuts[:: max(1, len(cuts) // 400)]
+                best = max(calibrate_match.f1(valid.labels, odds >= cut) for cut in cuts)
+                said = calibrate_match.f1(valid.labels, odds >= 0)
+                area = calibrate_match.auc(valid.labels, odds)
+                figures = f"F1 {said:.3f}, at the best cut {best:.3f}, AUC {area:.3f}"
+                print(f"{name} {variant} ({len(odds)} pairs): {figures}", flush=True)
+
+
 def test_rows(
     folder: Path, weights: IdfWeights
 ) -> tuple[list[tuple[Any, Any]], np.ndarray, Mapping[str, np.ndarray]]:
@@ -126,16 +141,7 @@ def test_rows(
     )
     pairs = [(left[a], right[b]) for a, b in at]
     tables = PairTables(TableIndex(left), TableIndex(right))
-    alone_names, context_names = (calibrate_match.MEMBERS[v][-1] for v in VARIANTS)
-    assert set(alone_names) <= set(FEATURES)
-    rows = {
-        "pair": select_features(alone_names, pair_features(pairs, None, weights)),
-        "context": select_features(
-            context_names,
-            pair_features(pairs, None, tables.weights),
-            tables.context_features(at),
-        ),
-    }
+    rows = calibrate_match.split_rows(pairs, at, tables, weights)
     return pairs, np.asarray(columns["label"], dtype=np.int64), rows
 
 
@@ -209,10 +215,15 @@ def graded(labels: np.ndarray, yes: np.ndarray) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("--keep", type=Path, required=True)
+    parser.add_argument("--keep", type=Path, help="workspace of the starter's training")
+    parser.add_argument("--valid", action="store_true", help="tier 0 on validation pairs only")
     parser.add_argument("--model-rows", type=int, default=300)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
+    if given.valid:
+        return validate(given.data)
+    if given.keep is None:
+        parser.error("say where the starter was trained: --keep DIR")
     found = measure(given.data, given.keep, given.model_rows)
     if given.json:
         given.json.write_text(json.dumps(found, indent=1), "utf-8")

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import meld_duckdb
-from tests.integration.things import Files, write_files
+from tests.integration.things import Files, run_script, write_files
 from tests.unit.tiny_encoder import save_tiny_encoder
 from tests.unit.tiny_llama import save_tiny_llama
 
@@ -57,37 +54,19 @@ CHECKPOINT = "at a checkpoint"
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("models")
     return {
-        "MELD_ENCODER": str(save_tiny_encoder(folder / "encoder")),
-        "MELD_MODEL": str(save_tiny_llama(folder / "llama")),
+        "encoder": str(save_tiny_encoder(folder / "encoder")),
+        "model": str(save_tiny_llama(folder / "llama")),
     }
 
 
 def train(point: str, files: Files, models: dict[str, str], workspace: Path) -> tuple[int, str]:
-    environment = {
-        **os.environ,
-        **models,
-        "MELD_WORKSPACE": str(workspace),
-        "MELD_STARTER": "none",
-        "PYTHONPATH": os.pathsep.join([".", os.environ.get("PYTHONPATH", "")]),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, point, *files.arguments, "--stages", "experts"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    return done.returncode, done.stderr
+    arguments = [point, *files.arguments, "--stages", "experts"]
+    return run_script(SCRIPT, arguments, {**models, "workspace": workspace, "starter": "none"})
 
 
 def teach(models: dict[str, str], workspace: Path) -> None:
     """Labels of other things, so that the task has two groups of labels."""
-    given: dict[str, Any] = {
-        "encoder": models["MELD_ENCODER"],
-        "model": models["MELD_MODEL"],
-        "progress": False,
-    }
+    given: dict[str, Any] = {**models, "progress": False}
     with meld_duckdb.connect(":memory:", workspace=workspace, **given) as con:
         con.execute(
             "SELECT meld_learn('match', {'a': {'label': 'red ' || i}, 'b': {'label': 'red ' || "

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import random
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from meld_duckdb.engine.cross_encoder import files_digest
 from meld_duckdb.planner.expert_card import ANY, read_card
 from meld_duckdb.train.cross_dataset import FOLDS, MATCH_SETS
 from meld_duckdb.train.general import TASK, Opinions, fit, fold_folder, read_opinions
+from tests.integration.things import run_script
 from tests.unit.tiny_encoder import save_tiny_encoder
 
 SCRIPT = """
@@ -75,16 +74,10 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def run(given: list[str], keep: Path, out: Path, killed_at: str = "never") -> int:
-    command = [sys.executable, "-c", SCRIPT, killed_at, *given]
-    done = subprocess.run(
-        [*command, "--keep", str(keep), "--out", str(out)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode in {0, -signal.SIGKILL}, done.stderr
-    return done.returncode
+    places = ["--keep", str(keep), "--out", str(out)]
+    code, said = run_script(SCRIPT, [killed_at, *given, *places], {})
+    assert code in {0, -signal.SIGKILL}, said
+    return code
 
 
 def digests(out: Path) -> dict[str, str]:
@@ -121,6 +114,13 @@ def test_its_report_says_what_it_was_made_of(given: list[str], whole: Path) -> N
     before = (whole / "out" / "starter.json").read_bytes()
     assert run(given, whole / "keep", whole / "out") == 0
     assert (whole / "out" / "starter.json").read_bytes() == before
+
+
+def test_data_that_is_not_there_is_named(given: list[str], tmp_path: Path) -> None:
+    places = ["--keep", str(tmp_path / "keep"), "--out", str(tmp_path / "out")]
+    wrong = ["--data", str(tmp_path / "none"), *given[2:]]
+    code, said = run_script(SCRIPT, ["never", *wrong, *places], {})
+    assert code == 1 and "tableA.parquet" in said and "Traceback" not in said
 
 
 def test_no_fold_is_judged_by_what_has_seen_it(whole: Path) -> None:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import signal
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.integration.things import Files, write_files
+from tests.integration.things import Files, run_script, write_files
 from tests.unit.tiny_encoder import save_tiny_encoder
 
 SCRIPT = """
@@ -87,21 +84,8 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(point: str, files: Files, encoder: Path, workspace: Path) -> tuple[int, str]:
-    environment = {
-        **os.environ,
-        "MELD_ENCODER": str(encoder),
-        "MELD_WORKSPACE": str(workspace),
-        "PYTHONPATH": os.pathsep.join([".", os.environ.get("PYTHONPATH", "")]),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, point, *files.arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    return done.returncode, done.stderr
+    settings = {"encoder": encoder, "workspace": workspace, "starter": "none"}
+    return run_script(SCRIPT, [point, *files.arguments], settings)
 
 
 def artefacts(workspace: Path) -> dict[str, Any]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,3 +74,29 @@ def write_files(folder: Path) -> Files:
             f"ORDER BY l.id, r.id) TO '{files.labels}'"
         )
     return files
+
+
+def run_script(
+    script: str, arguments: Sequence[str], settings: Mapping[str, object]
+) -> tuple[int, str]:
+    """Run Python text in a process of its own, which may kill itself.
+
+    Args:
+        script: The text.
+        arguments: Its arguments.
+        settings: Settings of the product, for example ``{"workspace": ...}``.
+
+    Returns:
+        Exit code and standard error.
+    """
+    given = {f"MELD_{name.upper()}": str(value) for name, value in settings.items()}
+    path = os.pathsep.join([".", os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        env={**os.environ, **given, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    return done.returncode, done.stderr

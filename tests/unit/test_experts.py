@@ -16,13 +16,12 @@ from meld_duckdb.engine.cross_encoder import FILES, weights_digest
 from meld_duckdb.errors import (
     ArtefactCorrupt,
     ArtefactIncompatible,
-    ArtefactMissing,
     ConfigError,
 )
 from meld_duckdb.features.stack import Stack
 from meld_duckdb.planner import plan
 from meld_duckdb.planner.cascade import Policy
-from meld_duckdb.planner.expert_card import ANY, CARD, ExpertCard, expert_key, read_card
+from meld_duckdb.planner.expert_card import CARD, ExpertCard, expert_key, read_card
 from meld_duckdb.planner.experts import Expert, Experts, expert_loader, shortlisted
 from meld_duckdb.planner.plan import Planner
 from meld_duckdb.planner.save_expert import existing_expert, save_expert
@@ -379,55 +378,3 @@ def test_what_an_expert_is_called_does_not_depend_on_when_it_was_made(tmp_path: 
     )
     assert early.id == late.id and early.digest == late.digest
     assert early.id != unlike.id
-
-
-def test_the_starter_answers_where_nothing_is_labelled(tmp_path: Path) -> None:
-    starter = workspace_of(tmp_path / "starter", card(id="match-any", key=ANY))
-    own = workspace_of(tmp_path / "own", card(key=("left", "right")))
-    experts = source(own, Opinion(1.0), starter=starter)
-    found = experts.find("match", pair(0.5), ())
-    assert found is not None and found.card.id == "match-any"
-    assert found.folder == starter / "match-any"
-    named = experts.find("match", pair(0.5), ("left", "right"))
-    assert named is not None and named.card.id == "match-one"
-    assert experts.find("schema_match", pair(0.5), ()) is None
-
-
-def test_labels_know_better_than_the_starter(tmp_path: Path) -> None:
-    starter = workspace_of(tmp_path / "starter", card(id="match-any", key=ANY))
-    experts = source(tmp_path / "none", Opinion(1.0), labels="some", starter=starter)
-    assert experts.find("match", pair(0.5), ()) is None
-    assert experts.of("match", ("left", "right")) is None
-    assert experts.missing("match") is not None
-    begin = experts.starter.start("match")
-    assert begin is not None and begin.folder == starter / "match-any"
-
-
-def test_a_starter_of_another_encoder_is_not_missed(tmp_path: Path) -> None:
-    other = card(id="match-any", key=ANY, encoder_digest="another")
-    starter = workspace_of(tmp_path / "starter", other)
-    notices: list[str] = []
-    experts = source(tmp_path / "none", Opinion(1.0), notices, starter=starter)
-    assert experts.find("match", pair(0.5), ()) is None and notices == []
-
-    known = ["no encoder yet"]
-
-    def pulled() -> str:
-        if known:
-            raise ArtefactMissing("no encoder", hint="pull one")
-        return "another"
-
-    found = StarterExperts(starter, pulled, fail, lambda task: False)
-    assert found.find("match") is None
-    known.clear()
-    assert found.find("match") is not None
-
-
-def test_a_damaged_expert_does_not_hide_where_a_new_one_begins(tmp_path: Path) -> None:
-    starter = workspace_of(tmp_path / "starter", card(id="match-any", key=ANY))
-    own = workspace_of(tmp_path / "own", card())
-    (own / "match-one" / CARD).write_text("{")
-    experts = source(own, Opinion(1.0), starter=starter)
-    with pytest.raises(ArtefactCorrupt):
-        experts.find("match", pair(0.5), ())
-    assert experts.starter.start("match") is not None

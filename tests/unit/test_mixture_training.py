@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from meld_duckdb.planner import loaded
 from meld_duckdb.planner.session import Session
 from meld_duckdb.service import LocalService
 from meld_duckdb.settings import resolve
+from meld_duckdb.train import mixture
 from meld_duckdb.train.lora import LoraSettings
 from meld_duckdb.train.mixture_settings import EXPERTS, MoeSettings
 from meld_duckdb.train.pipeline import Pipeline, TrainSettings
@@ -53,6 +54,34 @@ def labelled(
             FROM range(24) r(i)"""
         ).fetchall()
     return con
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of an adapter: where it goes and begins, records learned from and set aside."""
+
+    out: str
+    start: str | None
+    learned: set[str]
+    aside: set[str]
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
+    """Fills up with every training of an adapter, in order."""
+    found: list[Run] = []
+    real = mixture.train_adapter
+
+    def watched(rows: Any, base: Path, out: Path, settings: LoraSettings, **given: Any) -> Any:
+        learned, aside = (
+            {r.digest for row in part for r in row.query.records} for part in (rows, given["dev"])
+        )
+        start = settings.start and Path(settings.start).name
+        found.append(Run(out.name, start, learned, aside))
+        return real(rows, base, out, settings, **given)
+
+    monkeypatch.setattr(mixture, "train_adapter", watched)
+    return found
 
 
 def open_session() -> Session:
@@ -113,24 +142,12 @@ def test_a_new_label_trains_its_expert_anew(labelled: duckdb.DuckDBPyConnection)
 
 
 def test_nothing_set_aside_enters_an_expert(
-    labelled: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch
+    labelled: duckdb.DuckDBPyConnection, runs: list[Run]
 ) -> None:
-    from meld_duckdb.train import mixture
-
-    session = open_session()
-    seen: list[tuple[set[str], set[str]]] = []
-    real = mixture.train_adapter
-
-    def watched(rows, *given, dev=(), **options):  # type: ignore[no-untyped-def]
-        records = [{r.digest for row in part for r in row.query.records} for part in (rows, dev)]
-        seen.append((records[0], records[1]))
-        return real(rows, *given, dev=dev, **options)
-
-    monkeypatch.setattr(mixture, "train_adapter", watched)
-    train(session)
-    assert seen
-    for learned, aside in seen:
-        assert aside and not learned & aside
+    train(open_session())
+    assert runs
+    for run in runs:
+        assert run.aside and not run.learned & run.aside
 
 
 def test_the_path_and_its_log_are_kept(labelled: duckdb.DuckDBPyConnection) -> None:
@@ -149,64 +166,34 @@ def test_the_path_and_its_log_are_kept(labelled: duckdb.DuckDBPyConnection) -> N
 
 
 def test_experts_begin_from_what_all_tables_teach(
-    labelled: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch
+    labelled: duckdb.DuckDBPyConnection, runs: list[Run]
 ) -> None:
-    from meld_duckdb.train import mixture
-
-    starts: list[tuple[str, str | None]] = []
-    real = mixture.train_adapter
-
-    def watched(rows: Any, base: Path, out: Path, settings: LoraSettings, **given: Any) -> Any:
-        starts.append((out.name, settings.start and Path(settings.start).name))
-        return real(rows, base, out, settings, **given)
-
-    monkeypatch.setattr(mixture, "train_adapter", watched)
     train(open_session())
-    assert starts[0] == ("pretrain-match", None)
-    assert [start for name, start in starts if name == "0"] == ["pretrain-match"] * 2
+    assert (runs[0].out, runs[0].start) == ("pretrain-match", None)
+    assert [run.start for run in runs if run.out == "0"] == ["pretrain-match"] * 2
 
 
 def test_without_pretraining_experts_begin_from_the_model(
-    labelled: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch
+    labelled: duckdb.DuckDBPyConnection, runs: list[Run]
 ) -> None:
-    from meld_duckdb.train import mixture
-
     session = open_session()
     train(session)
-    starts: list[str | None] = []
-    real = mixture.train_adapter
-
-    def watched(rows: Any, base: Path, out: Path, settings: LoraSettings, **given: Any) -> Any:
-        starts.append(settings.start)
-        return real(rows, base, out, settings, **given)
-
-    monkeypatch.setattr(mixture, "train_adapter", watched)
+    runs.clear()
     plain = TrainSettings(mixture=replace(SETTINGS, pretrain=False))
     done = Pipeline(session, plain, lambda line: None).run(stages=EXPERTS[:2])
     assert [f.name.partition(" ")[0] for f in done] == ["adapter", "adapter"]
-    assert starts == [None, None]
+    assert [run.start for run in runs] == [None, None]
 
 
 def test_pretraining_sees_no_record_that_another_table_set_aside(
-    labelled: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch
+    labelled: duckdb.DuckDBPyConnection, runs: list[Run]
 ) -> None:
-    from meld_duckdb.train import mixture
-
     labelled.execute(
         """SELECT meld_learn('match', {'a': {'title': 'camera ' || i}, 'b': {'label': 'wine ' || i}},
             i % 2 = 0) FROM range(24) r(i)"""
     ).fetchall()
-    rows: list[Any] = []
-    dev: list[Any] = []
-
-    def watched(given: Any, base: Path, out: Path, settings: LoraSettings, **more: Any) -> Any:
-        rows.extend(given)
-        dev.extend(more["dev"])
-        raise InterruptedError
-
-    monkeypatch.setattr(mixture, "train_adapter", watched)
-    with pytest.raises(InterruptedError):
-        train(open_session())
-    hidden = {r.digest for row in dev for r in row.query.records}
-    assert len(rows) > 10 and len(dev) >= 24
-    assert not hidden & {r.digest for row in rows for r in row.query.records}
+    session, settings = open_session(), TrainSettings(mixture=SETTINGS)
+    Pipeline(session, settings, lambda line: None).run(stages=EXPERTS[:1])
+    [run] = runs
+    assert len(run.learned) > 10 and len(run.aside) > 24
+    assert not run.learned & run.aside
