@@ -1,0 +1,1 @@
+"""Knowledge-compliant matching: rules, knowledge and reasoning put into words."""
