@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import tomllib
+import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,9 @@ from meld_duckdb.errors import ConfigError, unknown_name
 DEFAULT_MODEL = "smollm2-135m-instruct"
 DEFAULT_ENCODER = "all-minilm-l6-v2"
 DEFAULT_WORKSPACE = Path(".meld")
+
+REMOTE_SERVICES = ("wikidata", "wikipedia", "snomed")
+"""Services that the setting ``remote`` may allow; see `retrieval.remote`."""
 
 
 def default_model_dir() -> Path:
@@ -55,6 +59,11 @@ class AnswerSettings:
             the model alone.
         expert_weights: ``"equal"``, or ``"router"`` to weigh them by their relevance.
         merged_rank: Rank that their merged adapters are brought back to; 0 keeps them exact.
+        wikidata_url: The API that finds an entity of Wikidata by its name.
+        wikidata_sparql_url: Where statements about that entity are queried.
+        wikipedia_url: The API of a Wikipedia.
+        snomed_url: A Snowstorm server with SNOMED CT.
+        snomed_branch: The branch of its terminology, such as ``"MAIN/SNOMEDCT-US"``.
     """
 
     model: str = DEFAULT_MODEL
@@ -65,6 +74,11 @@ class AnswerSettings:
     experts: int = 3
     expert_weights: str = "equal"
     merged_rank: int = 0
+    wikidata_url: str = "https://www.wikidata.org/w/api.php"
+    wikidata_sparql_url: str = "https://query.wikidata.org/sparql"
+    wikipedia_url: str = "https://en.wikipedia.org/w/api.php"
+    snomed_url: str = "https://browser.ihtsdotools.org/snowstorm/snomed-ct"
+    snomed_branch: str = "MAIN"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +97,8 @@ class Settings:
         max_pairs: Table functions refuse to compare more pairs than this.
         starter: Where the experts for tables without labels are: ``"built-in"``, ``"none"``, or a
             directory like that of the package.
+        remote: Services that keywords may be sent to, such as ``"wikidata,snomed"``; ``"none"``.
+        remote_contact: Address told to these services, which may block clients that tell none.
         answer: The settings that can change an answer.
     """
 
@@ -96,7 +112,15 @@ class Settings:
     progress: bool = True
     max_pairs: int = 5_000_000
     starter: str = "built-in"
+    remote: str = "none"
+    remote_contact: str = "none"
     answer: AnswerSettings = AnswerSettings()
+
+    @property
+    def remote_services(self) -> tuple[str, ...]:
+        """The services that ``remote`` allows."""
+        parts = (part.strip().lower() for part in self.remote.split(","))
+        return tuple(part for part in parts if part in REMOTE_SERVICES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +192,8 @@ _FIELDS: dict[str, type] = {
     "progress": bool,
     "max_pairs": int,
     "starter": str,
+    "remote": str,
+    "remote_contact": str,
     **_ANSWER_FIELDS,
 }
 _CHOICES = {
@@ -211,4 +237,43 @@ def _coerce(key: str, value: object, source: str) -> object:
         raise ConfigError(
             f"setting {key!r} in {source} is {value!r}, expected one of {', '.join(_CHOICES[key])}"
         )
+    if key == "remote":
+        _check_services(str(result), source)
+    complaint = complain(key, str(result))
+    if complaint:
+        raise ConfigError(f"setting {key!r} in {source} is {value!r}, expected {complaint}")
     return result
+
+
+def complain(key: str, value: str) -> str | None:
+    """What the remote setting ``key`` expected, where ``value`` is not that."""
+    if key.endswith("_url"):
+        return None if _is_address(value) else "an http or https address, no user, no query"
+    if key == "snomed_branch":
+        parts = value.split("/")
+        good = all(part.strip(".") and part.isascii() and part.isprintable() for part in parts)
+        return None if good else "a branch such as MAIN"
+    if key == "remote_contact":
+        good = value.isascii() and value.isprintable() and len(value) <= 100
+        return None if good else "an e-mail or web address of at most 100 ASCII characters"
+    return None
+
+
+def _is_address(value: str) -> bool:
+    try:
+        parts = urllib.parse.urlsplit(value)
+        port = parts.port
+    except ValueError:
+        return False
+    plain = value.isascii() and value.isprintable() and not set(value) & set(" @?#")
+    return plain and parts.scheme in {"http", "https"} and bool(parts.hostname) and port != 0
+
+
+def _check_services(value: str, source: str) -> None:
+    services = [part.strip().lower() for part in value.split(",")]
+    for service in services:
+        if service not in {*REMOTE_SERVICES, "none"}:
+            what, hint = unknown_name("service", service, [*REMOTE_SERVICES, "none"])
+            raise ConfigError(f"{what} in setting 'remote' in {source}", hint=hint)
+    if "none" in services and len(services) > 1:
+        raise ConfigError(f"setting 'remote' in {source} is {value!r}, expected none alone")
