@@ -36,6 +36,7 @@ FAMILIES = (
     "link_entity",
     "schema_match",
     "extract_attribute",
+    "kcmf",
     "retrieval",
     "tables",
     "admin",

@@ -27,7 +27,7 @@ from meld_duckdb.planner.whole import Cell, ask_cells
 from meld_duckdb.records import Record, digest
 from meld_duckdb.retrieval.blocking import Candidates
 from meld_duckdb.settings import Settings
-from meld_duckdb.tasks import TASKS
+from meld_duckdb.tasks import ASKED
 from meld_duckdb.tasks.base import Answer, Evidence, Query, RowError
 
 _LOG = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ class LocalService:
         distinct = distinct_rows(arguments)
         answers: list[Answer | None] = [None] * len(distinct.rows)
         outcome = Outcome()
-        kinds = column_types(arguments[0].type) if TASKS[task].labels is None else {}
+        kinds = column_types(arguments[0].type) if ASKED[task].labels is None else {}
         for options, positions in self._by_options(task, distinct.rows):
             asked, outcome_part = self._answer_part(task, distinct.rows, positions, options)
             for i, found in asked.items():
@@ -107,7 +107,7 @@ class LocalService:
                         f"{_shorten(distinct.rows[i][: len(names)])}",
                         hint="option on_error => 'null' answers NULL for such rows",
                     )
-            outcome = _merge(outcome, outcome_part)
+            outcome += outcome_part
         self._count(function, len(distinct.inverse), outcome, time.perf_counter() - started)
         self._count_failures(
             function,
@@ -198,11 +198,15 @@ class LocalService:
         return cells
 
     def schemas(
-        self, left: Sequence[Record], right: Sequence[Record], options: Options
+        self,
+        left: Sequence[Record],
+        right: Sequence[Record],
+        options: Options,
+        candidates: int | None = None,
     ) -> list[Answer]:
         """Match all columns of two schemas; see `Session.ask_schemas`."""
         started = time.perf_counter()
-        answers, outcome = self.session.ask_schemas(left, right, options)
+        answers, outcome = self.session.ask_schemas(left, right, options, candidates)
         seconds = time.perf_counter() - started
         self._count("meld.match_schemas", len(answers), outcome, seconds)
         _fail_if_asked("meld.match_schemas", options, answers)
@@ -260,7 +264,7 @@ class LocalService:
                 queries[wanted[i]] = query
         if not queries:
             return found, Outcome()
-        answers, outcome = self.session.planner.answer(TASKS[task], list(queries.values()), options)
+        answers, outcome = self.session.planner.answer(ASKED[task], list(queries.values()), options)
         by_digest = dict(zip(queries, answers, strict=True))
         found.update((i, by_digest[d]) for i, d in wanted.items())
         return found, outcome
@@ -316,16 +320,6 @@ def _fail_if_asked(function: str, options: Options, answers: Sequence[Answer]) -
             f"{function} cannot answer: {failed}",
             hint="option on_error => 'null' leaves such rows without an answer",
         )
-
-
-def _merge(first: Outcome, second: Outcome) -> Outcome:
-    return Outcome(
-        [*first.cached, *second.cached],
-        [*first.evaluated, *second.evaluated],
-        [*first.answers, *second.answers],
-        first.engine_prompts + second.engine_prompts,
-        first.prompt_tokens + second.prompt_tokens,
-    )
 
 
 def _shorten(row: tuple[object, ...], limit: int = 200) -> str:

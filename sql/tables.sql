@@ -108,13 +108,17 @@ CREATE OR REPLACE MACRO meld.__columns(name) AS TABLE
     FROM (FROM __meld_named WHERE level > 0 QUALIFY level = min(level) OVER ());
 
 CREATE OR REPLACE MACRO meld.match_schemas(
-    l, r, k := 5, samples := 0, threshold := NULL, tier := NULL, on_error := NULL
+    l, r, k := 5, samples := 0, method := NULL, assignment := NULL, descriptions := NULL,
+    candidates := NULL, rules := NULL, sources := NULL, mode := NULL, threshold := NULL,
+    tier := NULL, on_error := NULL
 ) AS TABLE
     WITH __meld_l AS MATERIALIZED (SELECT __meld_list AS __meld_left FROM meld.__columns(l)),
          __meld_r AS MATERIALIZED (SELECT __meld_list AS __meld_right FROM meld.__columns(r)),
          __meld_pairs AS MATERIALIZED (
              SELECT unnest(__meld_match_schemas(l, r, __meld_left, __meld_right, {
-                 'k': k, 'samples': samples, 'threshold': threshold, 'tier': tier,
+                 'k': k, 'samples': samples, 'method': method, 'assignment': assignment,
+                 'descriptions': descriptions, 'candidates': candidates, 'rules': rules,
+                 'sources': sources, 'mode': mode, 'threshold': threshold, 'tier': tier,
                  'on_error': on_error})) AS __meld_pair
              FROM __meld_l, __meld_r)
     SELECT unnest(__meld_pair) FROM __meld_pairs;
@@ -147,4 +151,4 @@ COMMENT ON MACRO TABLE meld.impute_nulls IS
 COMMENT ON MACRO TABLE meld.dedupe IS
     'Every row with the cluster of rows that describe the same entity: id, cluster_id (the least id of the cluster), cluster_size. Rows are together where most pairs of a cluster match.';
 COMMENT ON MACRO TABLE meld.match_schemas IS
-    'The k likeliest columns of r for every column of l, both a database, schema or table: l_table, l_column, r_table, r_column, rank, probability, matches, evidence.';
+    'The k likeliest columns of r for every column of l, both a database, schema or table: l_table, l_column, r_table, r_column, rank, probability, matches, tier, evidence. Only names, types and comments are read unless samples says how many values of each column; descriptions names a table (table_name, column_name, description). Method features (the default) or kcmf, which looks closely at the candidates of each column. Assignment many_to_many (the default) or one_to_one.';

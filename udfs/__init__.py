@@ -14,6 +14,10 @@ _TYPES = {
     "error": "VARCHAR",
     "changed": "BOOLEAN",
     "ranking": "STRUCT(option VARCHAR, probability DOUBLE)[]",
+    "votes": "STRUCT(source VARCHAR, answer VARCHAR, probability DOUBLE)[]",
+    "bad_formats": "BIGINT",
+    "knowledge": "STRUCT(source VARCHAR, text VARCHAR)[]",
+    "reasoning": "STRUCT(source VARCHAR, text VARCHAR)[]",
 }
 DETAIL = ("answer", "probability", "tier", "experts", "evidence", "raw", "error")
 """Fields of the detail of every task function."""
@@ -46,6 +50,11 @@ class SqlFunction:
     volatile: bool = False
 
 
+def detail_type(fields: tuple[str, ...], returns: str) -> str:
+    """DuckDB type of a detail with these fields; an unknown one has the type of the answer."""
+    return f"STRUCT({', '.join(f'{field} {_TYPES.get(field, returns)}' for field in fields)})"
+
+
 def family(
     task: str, returns: str, arguments: str, doc: str, *, extra: tuple[str, ...] = ()
 ) -> tuple[SqlFunction, ...]:
@@ -60,7 +69,6 @@ def family(
     """
     name, arguments = f"meld_{task}", f"{arguments} [, options]"
     fields = (*DETAIL, *extra)
-    types = ", ".join(f"{field} {_TYPES.get(field, returns)}" for field in fields)
     probability = f"Probability of what {name} answers."
     if returns == "BOOLEAN":
         probability = f"Probability that {name} is true."
@@ -71,7 +79,7 @@ def family(
         ),
         SqlFunction(
             f"{name}_detail",
-            f"STRUCT({types})",
+            detail_type(fields, returns),
             "answer",
             arguments,
             f"Answer of {name} with {', '.join(fields[1:])}.",

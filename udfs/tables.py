@@ -43,7 +43,8 @@ FUNCTIONS = (
         name="__meld_match_schemas",
         returns=(
             "STRUCT(l_table VARCHAR, l_column VARCHAR, r_table VARCHAR, r_column VARCHAR, "
-            f"rank BIGINT, probability DOUBLE, matches BOOLEAN, evidence {EVIDENCE})[]"
+            "rank BIGINT, probability DOUBLE, matches BOOLEAN, tier TINYINT, "
+            f"evidence {EVIDENCE})[]"
         ),
         handler="match_schemas",
         arguments="left name, right name, left columns, right columns, options",

@@ -10,7 +10,7 @@ import click
 
 from meld_duckdb.errors import InputError
 from meld_duckdb.evaluate.labels import ACTIVE, ALL, SHIPPED_SEED, Request
-from meld_duckdb.evaluate.layout import ALL_TASKS, TASKS
+from meld_duckdb.evaluate.layout import ALL_TASKS, KCMF, TASKS
 
 if TYPE_CHECKING:
     from meld_duckdb.evaluate.baselines import Encode
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.command("eval")
 @click.option(
     "--task",
-    type=click.Choice([*TASKS, ALL_TASKS]),
+    type=click.Choice([*TASKS, *KCMF, ALL_TASKS]),
     required=True,
     help="Task to evaluate, or all.",
 )
@@ -59,7 +59,20 @@ if TYPE_CHECKING:
     "--without",
     multiple=True,
     help="Leave out a part of the mixture: experts, adapters, pretraining, rag, path, refinement, "
-    "router.",
+    "router; of kcmf: rules, knowledge, self_indicator, voting, demonstrations.",
+)
+@click.option(
+    "--mode",
+    type=click.Choice(["choose", "generate"]),
+    default="choose",
+    show_default=True,
+    help="kcmf: probabilities of yes and no, or the last line of generated reasoning.",
+)
+@click.option(
+    "--kb",
+    "bases",
+    multiple=True,
+    help="kcmf: a knowledge base to have in the workspace, see meld kb load.",
 )
 @click.option(
     "--starter",
@@ -87,6 +100,8 @@ def evaluate(
     together: bool,
     experts: int | None,
     without: tuple[str, ...],
+    mode: str,
+    bases: tuple[str, ...],
     starter: str,
     limit: int | None,
     lenient: bool,
@@ -96,7 +111,7 @@ def evaluate(
 ) -> None:
     """Measure tasks on labelled data sets, with intervals and baselines on the same labels."""
     from meld_duckdb.evaluate import report, run
-    from meld_duckdb.evaluate.ablation import leave_out
+    from meld_duckdb.evaluate.ablation import kcmf_options, leave_out
     from meld_duckdb.evaluate.training import Training
     from meld_duckdb.train.mixture_settings import MoeSettings
     from meld_duckdb.train.pipeline import TrainSettings
@@ -105,7 +120,11 @@ def evaluate(
         raise click.UsageError("give --json or --markdown, not both")
     if tier not in ("t0", "t1", "t2", "auto"):
         raise InputError(f"--tier is {tier!r}", hint="give t0, t1, t2 or auto")
-    request = Request(_labels(labels), seed, protocol, limit, lenient)
+    options: dict[str, str] = {}
+    if task in KCMF:
+        options = kcmf_options(task, without, mode=mode, has_bases=bool(bases))
+        without = ()
+    request = Request(_labels(labels), seed, protocol, limit, lenient, options)
     mixture, asked = leave_out(MoeSettings(seed=seed), without)
     if experts is not None:
         asked["experts"] = experts

@@ -44,6 +44,15 @@ def _forms(task: str, arguments: str, source: str, named: str) -> dict[str, str]
     return found
 
 
+def _kcmf(name: str, arguments: str, source: str) -> dict[str, str]:
+    """Examples of answer and detail, plain and with named options."""
+    found = {}
+    for form in (name, f"{name}_detail"):
+        found[form] = f"SELECT {form}({arguments}){source};"
+        found[f"meld.{form}"] = f"SELECT meld.{form}({arguments}, sources := ['none']){source};"
+    return found
+
+
 EXAMPLES: dict[str, str] = {
     **_forms("match", "s, o", f" {_PAIR}", "threshold := 0.7"),
     **_forms("detect_error", "p, 'city'", " FROM people AS p", "threshold := 0.5"),
@@ -59,6 +68,8 @@ EXAMPLES: dict[str, str] = {
     **_forms("link_entity", _MENTION, "", "min_probability := 0.1"),
     **_forms("schema_match", _SCHEMA, "", "threshold := 0.5"),
     **_forms("extract_attribute", "s.title, 'brand'", " FROM shop AS s", "options := ['Apple']"),
+    **_kcmf("kcmf_schema_match", _SCHEMA, ""),
+    **_kcmf("kcmf_entity_match", "s, o", f" {_PAIR}"),
     "meld_link_entity_topk": f"SELECT meld_link_entity_topk({_MENTION}, {{'k': 2}});",
     "meld.link_entity_topk": f"SELECT meld.link_entity_topk({_MENTION}, k := 2);",
     "meld_embed": "SELECT meld_embed(title)[:3] FROM shop;",

@@ -14,6 +14,8 @@ import meld_duckdb
 from meld_duckdb import interrupt
 from meld_duckdb.cli.evaluate import evaluate
 from meld_duckdb.cli.index import index
+from meld_duckdb.cli.kb import kb
+from meld_duckdb.cli.kcmf import kcmf_group
 from meld_duckdb.cli.train import train
 from meld_duckdb.cli.workspace import workspace_group
 from meld_duckdb.errors import MeldError
@@ -156,7 +158,9 @@ def doctor(workspace: Path | None) -> None:
 cli.add_command(evaluate)
 cli.add_command(train)
 cli.add_command(index)
+cli.add_command(kb)
 cli.add_command(workspace_group)
+cli.add_command(kcmf_group)
 
 
 def _leave_interrupted() -> NoReturn:

@@ -42,6 +42,18 @@ _OPTIONS = {
     "options": "LIST of the only values that may be answered; it may differ from row to row",
     "k": "how many options the ranking holds; 5",
     "on_error": "`'null'` (default): a row without an answer is NULL, counted; `'fail'`: an error",
+    "rules": "name of a set of rules, see `meld kcmf rules`; `'default'`; `'none'` for the bare "
+    "question",
+    "sources": "LIST of knowledge sources, one vote each: `'none'`, `'dak'` (the schemas), `'eak'` "
+    "(all knowledge bases), `'eak:NAME'`, `'wikidata'`, `'wikipedia'`, `'snomed'`, or several "
+    "joined by `+`; if left out `none`, for columns `dak`, and `eak` where there is a knowledge "
+    "base",
+    "mode": "`'choose'` (default) reads the probabilities of yes and no, `'generate'` the last "
+    "line of generated reasoning",
+    "demonstrations": "labels shown in a prompt; 4 of schemas, 2 of entities",
+    "self_indicator": "whether the model summarises each item first; true unless it is small",
+    "keywords": "who finds the words to look up: `'model'`, `'lexical'`, or `'auto'` (default): "
+    "lexical where the model is small",
     "tier": "`'auto'` (default); `'t0'`, `'t1'` or `'t2'`: features, features and a trained "
     "expert, or the model settle every row; `'t1'` is an error where no expert is",
 }

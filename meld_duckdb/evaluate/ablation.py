@@ -1,4 +1,4 @@
-"""Parts of the mixture of experts that an evaluation can leave out."""
+"""Parts of the mixture of experts, and of KcMF, that an evaluation can leave out."""
 
 from __future__ import annotations
 
@@ -50,3 +50,43 @@ def leave_out(settings: MoeSettings, parts: Sequence[str]) -> tuple[MoeSettings,
         settings = change(settings)
         asked.update(own)
     return settings, asked
+
+
+KCMF_PARTS: Mapping[str, Mapping[str, str]] = {
+    "rules": {"rules": "'none'"},
+    "knowledge": {"sources": "['none']"},
+    "self_indicator": {"self_indicator": "false"},
+    "voting": {},
+    "demonstrations": {"demonstrations": "0"},
+}
+"""Parts of KcMF by name, and the options of the call, as SQL literals, that leave them out."""
+
+_EVERYTHING = {"self_indicator": "true"}
+_SOURCES = {"kcmf_schema_match": ("none", "dak", "eak"), "kcmf_entity_match": ("none", "eak")}
+
+
+def kcmf_options(task: str, parts: Sequence[str], *, mode: str, has_bases: bool) -> dict[str, str]:
+    """Options of a call to a task of KcMF with everything on but some parts, as SQL literals.
+
+    Without voting there is one prompt that has the knowledge of all sources.
+
+    Args:
+        task: The task.
+        parts: Names of `KCMF_PARTS`.
+        mode: Option ``mode``.
+        has_bases: Whether the workspace has knowledge bases.
+
+    Raises:
+        InputError: There is no such part.
+    """
+    sources = [s for s in _SOURCES[task] if s != "eak" or has_bases]
+    if "voting" in parts:
+        sources = ["+".join(s for s in sources if s != "none") or "none"]
+    listed = ", ".join(f"'{source}'" for source in sources)
+    options = {**_EVERYTHING, "mode": f"'{mode}'", "sources": f"[{listed}]"}
+    for part in parts:
+        if part not in KCMF_PARTS:
+            what, hint = unknown_name("part", part, KCMF_PARTS)
+            raise InputError(what, hint=hint)
+        options.update(KCMF_PARTS[part])
+    return options

@@ -102,6 +102,12 @@ def asking(call: str, source: str, answer: str = "d.answer::VARCHAR") -> str:
     )
 
 
+def call_options(more: Mapping[str, str]) -> str:
+    """Write the options of a call: the tier, and others by name as SQL literals."""
+    parts = ("'tier': " + TIER, *(f"'{name}': {value}" for name, value in more.items()))
+    return f"{{{', '.join(parts)}}}"
+
+
 def teaching(task: str, query: str, answer: str, source: str) -> str:
     """Write the statement that teaches labels."""
     learn = f"meld_learn('{task}', {query}, {answer})"

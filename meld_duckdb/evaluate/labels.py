@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from meld_duckdb.errors import InputError
 
@@ -30,6 +30,7 @@ class Request:
             repair also `ACTIVE`.
         limit: Most test rows asked about, drawn with the seed; None for all.
         lenient: Whether the papers' lenient metrics are added.
+        options: Further options of every call, as SQL literals by name.
     """
 
     labels: int | None = None
@@ -37,6 +38,7 @@ class Request:
     protocol: str = "stratified"
     limit: int | None = None
     lenient: bool = False
+    options: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def shipped(self) -> bool:

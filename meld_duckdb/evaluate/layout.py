@@ -27,17 +27,20 @@ TASKS = (
 )
 """Every task that can be evaluated, in the order of the report."""
 
+KCMF = ("kcmf_schema_match", "kcmf_entity_match")
+"""Other ways to ask two of them, evaluated when named."""
+
 ALL_TASKS = "all"
 """The word for every task that the data serves."""
 
 _SERVES = {
-    "EM": ("block", "match"),
+    "EM": ("block", "match", "kcmf_entity_match"),
     "ED_DC": ("detect_error", "repair"),
     "DI": ("impute",),
     "CTA": ("annotate_column",),
     "RE": ("extract_relation",),
     "EL": ("link_entity",),
-    "SM": ("schema_match",),
+    "SM": ("schema_match", "kcmf_schema_match"),
     "AVE": ("extract_attribute",),
 }
 _FILES = {

@@ -9,12 +9,12 @@ import pyarrow as pa
 
 from meld_duckdb.evaluate import baselines as base
 from meld_duckdb.evaluate.case import (
-    TIER,
     Case,
     Exam,
     Gold,
     Reply,
     asking,
+    call_options,
     indexing,
     numbered,
     teaching,
@@ -35,7 +35,7 @@ _DEPTH = 10
 Pair = tuple[str, str]
 
 
-def prepare_match(data: DataSet, request: Request) -> list[Case]:
+def prepare_match(data: DataSet, request: Request, function: str = "meld_match") -> list[Case]:
     """Prepare entity matching over the test pairs."""
     taught = _taught(data, request)
     test = data.rows("test")
@@ -58,7 +58,10 @@ def prepare_match(data: DataSet, request: Request) -> list[Case]:
     exam = Exam(
         tables,
         tuple(setup),
-        asking(f"meld_match_detail(a, b, {{'tier': {TIER}}})", joined.format("questions")),
+        asking(
+            f"{function}_detail(a, b, {call_options(request.options)})",
+            joined.format("questions"),
+        ),
         len(asked),
         held_out=f"SELECT a, b FROM {joined.format('questions')}",
     )
@@ -74,7 +77,8 @@ def prepare_match(data: DataSet, request: Request) -> list[Case]:
         sum(truth),
     )
     notes = (f"protocol {request.protocol}",) if request.protocol != "stratified" else ()
-    return [Case("match", data.name, len(taught), exam, gold, baselines, notes)]
+    task = function.removeprefix("meld_")
+    return [Case(task, data.name, len(taught), exam, gold, baselines, notes)]
 
 
 def _pair(row: dict[str, Any]) -> Pair:

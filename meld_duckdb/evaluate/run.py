@@ -22,21 +22,23 @@ from meld_duckdb.evaluate.choices import (
 from meld_duckdb.evaluate.entities import prepare_link_entity
 from meld_duckdb.evaluate.fresh import fresh_connection
 from meld_duckdb.evaluate.labels import Request
-from meld_duckdb.evaluate.layout import ALL_TASKS, TASKS, DataSet, find_datasets
+from meld_duckdb.evaluate.layout import ALL_TASKS, KCMF, TASKS, DataSet, find_datasets
 from meld_duckdb.evaluate.pairs import prepare_block, prepare_match
 from meld_duckdb.evaluate.result import Result, failed, graded
 from meld_duckdb.evaluate.schemas import prepare_schema_match
 from meld_duckdb.evaluate.together import evaluate_together
 from meld_duckdb.evaluate.training import Learn, Training, train
 
-_ENCODED = {
+_ENCODED: dict[str, Callable[..., list[Case]]] = {
     "annotate_column": prepare_annotate_column,
     "extract_relation": prepare_extract_relation,
     "schema_match": prepare_schema_match,
+    "kcmf_schema_match": partial(prepare_schema_match, function="kcmf_schema_match"),
 }
 _PLAIN: dict[str, Callable[[DataSet, Request], list[Case]]] = {
     "block": prepare_block,
     "match": prepare_match,
+    "kcmf_entity_match": partial(prepare_match, function="kcmf_entity_match"),
     "detect_error": prepare_detect_error,
     "repair": prepare_repair,
     "impute": prepare_impute,
@@ -60,7 +62,7 @@ def evaluate(
     """Evaluate a task, or all, on every data set below a directory; a result per line.
 
     Args:
-        task: One of `layout.TASKS`, or ``"all"``.
+        task: One of `layout.TASKS` or `layout.KCMF`, or ``"all"`` of the former.
         root: A data set or a directory of them.
         request: Which labels and how many questions.
         tier: Option ``tier`` of every call.
@@ -75,7 +77,7 @@ def evaluate(
     """
     if not root.is_dir():
         raise InputError(f"{root} is no directory", hint="give the data with --data DIR")
-    datasets = [(t, d) for t in TASKS for d in _found(root, t, task)]
+    datasets = [(t, d) for t in (*TASKS, *KCMF) for d in _found(root, t, task)]
     if not datasets:
         find_datasets(root, TASKS[0])
     prepared = ((c, data) for name, data in datasets for c in prepare(name, data, request, encode))
@@ -94,7 +96,7 @@ def evaluate(
 def _found(root: Path, name: str, wanted: str) -> list[DataSet]:
     if wanted == name:
         return find_datasets(root, name)
-    if wanted != ALL_TASKS:
+    if wanted != ALL_TASKS or name in KCMF:
         return []
     try:
         return find_datasets(root, name)

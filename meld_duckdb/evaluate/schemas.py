@@ -11,13 +11,13 @@ import pyarrow as pa
 from meld_duckdb.evaluate import baselines as base
 from meld_duckdb.evaluate.baselines import Encode
 from meld_duckdb.evaluate.case import (
-    TIER,
     Baseline,
     Case,
     Exam,
     Gold,
     Reply,
     asking,
+    call_options,
     indexing,
     numbered,
     teaching,
@@ -38,7 +38,10 @@ def _column(row: Row, side: str) -> Column:
 
 
 def prepare_schema_match(
-    data: DataSet, request: Request, encode: Encode | None = None
+    data: DataSet,
+    request: Request,
+    encode: Encode | None = None,
+    function: str = "meld_schema_match",
 ) -> list[Case]:
     """Prepare schema matching: F1 over the test pairs, ranks of the right column among the asked.
 
@@ -55,7 +58,7 @@ def prepare_schema_match(
         keep = [i for i, test in enumerate(is_test) if test][: request.limit]
         asked, is_test = [asked[i] for i in keep], [True] * len(keep)
     columns = {side: list(dict.fromkeys(_column(r, side) for r in rows)) for side in _SIDES}
-    exam = _exam(columns, taught, asked)
+    exam = _exam(columns, taught, asked, function, call_options(request.options))
     truth = [r["label"] == 1 for r in asked]
     gold = Gold(
         lambda replies: _grade(replies, asked, truth, is_test),
@@ -63,14 +66,19 @@ def prepare_schema_match(
         sum(t and s for t, s in zip(truth, is_test, strict=True)),
     )
     baselines = _baselines(taught, asked, encode)
-    return [Case("schema_match", data.name, len(taught), exam, gold, baselines)]
+    task = function.removeprefix("meld_")
+    return [Case(task, data.name, len(taught), exam, gold, baselines)]
 
 
 _SIDES = ("source", "target")
 
 
 def _exam(
-    columns: Mapping[str, Sequence[Column]], taught: Sequence[Row], asked: Sequence[Row]
+    columns: Mapping[str, Sequence[Column]],
+    taught: Sequence[Row],
+    asked: Sequence[Row],
+    function: str,
+    options: str,
 ) -> Exam:
     tables: dict[str, pa.Table] = {}
     for side in _SIDES:
@@ -96,7 +104,7 @@ def _exam(
     if taught:
         query = "{'a': a.item, 'b': b.item}"
         setup.append(teaching("schema_match", query, "q.label = '1'", joined.format("labels")))
-    call = f"meld_schema_match_detail(a.item, b.item, {{'tier': {TIER}}})"
+    call = f"{function}_detail(a.item, b.item, {options})"
     return Exam(tables, tuple(setup), asking(call, joined.format("questions")), len(asked))
 
 

@@ -96,7 +96,7 @@ class SchemaColumn:
 
 def read_column(record: Record) -> SchemaColumn:
     """Read a record by its field aliases; what it lacks stays empty."""
-    found = _parts(record)
+    found = column_parts(record)
     name = tuple(split_name(found["column"]))
     table = split_name(found["table"]) + words(fold(found["table_description"], TEXT_LIMIT))
     described = words(fold(found["description"], TEXT_LIMIT))
@@ -112,7 +112,8 @@ def read_column(record: Record) -> SchemaColumn:
     )
 
 
-def _parts(record: Record) -> dict[str, str]:
+def column_parts(record: Record) -> dict[str, str]:
+    """The parts of a column record by the names of `ALIASES`; what it lacks is the empty text."""
     by_name = {k.lower(): v for k, v in record.fields.items() if v is not None}
     return {
         part: next((by_name[a] for a in names if not is_missing(by_name.get(a))), "")
@@ -126,7 +127,7 @@ def _content(found: Sequence[str]) -> tuple[str, ...]:
 
 def encoder_text(record: Record) -> str:
     """The text to embed for a column: table, name written out, description."""
-    found = _parts(record)
+    found = column_parts(record)
     name = " ".join(split_name(found["column"]))
     return f"{found['table'][:100]} {name}: {found['description'][:TEXT_LIMIT]}"
 

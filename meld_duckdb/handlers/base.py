@@ -111,6 +111,18 @@ def whole_number(options: Mapping[str, object], name: str, default: int, least: 
     return value
 
 
+def one_of(options: Mapping[str, object], name: str, words: Sequence[str]) -> str:
+    """An option that is one of some words, the first unless given.
+
+    Raises:
+        ConfigError: It is none of them.
+    """
+    value = options.get(name, words[0])
+    if value not in words:
+        raise ConfigError(f"option {name!r} is {value!r}, expected one of {', '.join(words)}")
+    return str(value)
+
+
 def flag(options: Mapping[str, object], name: str) -> bool:
     """An option that is true or false, true unless given."""
     value = options.get(name, True)

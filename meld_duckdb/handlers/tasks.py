@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from meld_duckdb.handlers.base import HandlerBase
-from meld_duckdb.tasks import TASKS
+from meld_duckdb.handlers.votes import vote_columns
+from meld_duckdb.tasks import ASKED
 from meld_duckdb.udfs import SqlFunction
 
 
@@ -24,7 +25,11 @@ class TaskHandlers(HandlerBase):
             return _typed_answer(function, pc.struct_field(details, "answer"))
         if function.form == "topk":
             return pc.struct_field(details, "ranking")
-        fields = [pc.struct_field(details, name) for name in function.fields]
+        voted = vote_columns(details) if "votes" in function.fields else {}
+        fields = [
+            voted[name] if name in voted else pc.struct_field(details, name)
+            for name in function.fields
+        ]
         fields[0] = _typed_answer(function, fields[0])
         return pa.StructArray.from_arrays(
             fields, names=list(function.fields), mask=details.is_null()
@@ -32,7 +37,7 @@ class TaskHandlers(HandlerBase):
 
 
 def _typed_answer(function: SqlFunction, answers: pa.Array) -> pa.Array:
-    labels = TASKS[function.task or ""].labels
+    labels = ASKED[function.task or ""].labels
     if labels is None:
         # The empty text is the answer that nothing should stand there: NULL in SQL.
         return pc.if_else(pc.equal(answers, ""), None, answers)

@@ -33,7 +33,7 @@ def ask_engine(batch: Batch, resources: Resources) -> Batch:
         for i in batch.open
         if (n := len(_shortlist(batch, i).domain or ())) > MOST_OPTIONS
     }
-    batch = batch.settle({i: _with_earlier(batch, i, answer) for i, answer in crowded.items()})
+    batch = batch.settle({i: with_earlier(batch, i, answer) for i, answer in crowded.items()})
     waiting = batch.open
     for _ in range(HALVINGS):
         batch, waiting = _ask_round(batch, resources, waiting, max_chars)
@@ -104,7 +104,7 @@ def _ask_round(
                 n_prompts += 1
                 n_tokens += completion.prompt_tokens
                 answer = _signed(task.parse(queries[number], completion), own)
-                found[i] = _with_earlier(batch, i, answer)
+                found[i] = with_earlier(batch, i, answer)
             batch = keep(batch, resources, found)
             interrupt.check()
     batch = replace(
@@ -151,7 +151,7 @@ def _signed(answer: Answer, choice: Choice | None) -> Answer:
     return replace(answer, experts=choice.experts, evidence=(*answer.evidence, *routed))
 
 
-def _with_earlier(batch: Batch, position: int, answer: Answer) -> Answer:
+def with_earlier(batch: Batch, position: int, answer: Answer) -> Answer:
     """Combine an answer of tier 2 with what tiers 0 and 1 said: added up, beside it or instead."""
     tentative = batch.tentative[position]
     if tentative is None:

@@ -11,6 +11,7 @@ from meld_duckdb.planner.cascade import Policy
 from meld_duckdb.planner.demonstrations import Demonstrator
 from meld_duckdb.planner.experts import Expert, ExpertSource
 from meld_duckdb.planner.gate import Gate, Gates
+from meld_duckdb.planner.kcmf.matcher import Matcher
 from meld_duckdb.planner.mixture import Mixture
 from meld_duckdb.planner.options import Options
 from meld_duckdb.planner.scorers import Scorer
@@ -33,6 +34,7 @@ class Resources:
     encoder_digest: Callable[[], str]
     mixture: Mixture
     gates: Gates
+    matcher: Matcher
     experts: ExpertSource | None = None
 
     def ask_tier0(self, task: str, queries: Sequence[Query]) -> list[Answer | None]:

@@ -95,11 +95,16 @@ def demonstrations_across_tables(task: str, model: str) -> bool:
     entry = _measured().get(task, {}).get(model, {})
     if "demonstrations_across_tables" in entry:
         return bool(entry["demonstrations_across_tables"])
+    return not is_small(model)
+
+
+def is_small(model: str) -> bool:
+    """Tell whether a base model has fewer than `SMALL` parameters, or a name that does not say."""
     sizes = [
         float(number) / (1 if unit in "bB" else 1000)
         for number, unit in _SIZE.findall(model.rsplit("/", 1)[-1])
     ]
-    return bool(sizes) and max(sizes) >= SMALL
+    return not sizes or max(sizes) < SMALL
 
 
 @cache

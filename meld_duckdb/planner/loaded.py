@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -30,6 +30,9 @@ from meld_duckdb.workspace import (
     open_workspace,
     read_adapter,
 )
+
+if TYPE_CHECKING:
+    from meld_duckdb.retrieval.remote import RemoteKnowledge
 
 Notice = Callable[[str], None]
 
@@ -239,6 +242,16 @@ class Loaded:
     def static(self) -> StaticEmbedding:
         """Token vectors of the untuned encoder, made on first use of any workspace."""
         return self._once("static", self._load_static)
+
+    @property
+    def remote(self) -> RemoteKnowledge:
+        """The client of remote knowledge services, of which none is asked unless allowed."""
+        return self._once("remote", self._load_remote)
+
+    def _load_remote(self) -> RemoteKnowledge:
+        from meld_duckdb.retrieval.remote import RemoteKnowledge  # brings an HTTP client
+
+        return RemoteKnowledge(self.settings, self._workspace.remote_path, self._notice)
 
     def _load_static(self) -> StaticEmbedding:
         path, cache = self._encoder_path(), self.settings.model_dir

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from meld_duckdb.errors import ConfigError, unknown_name
 from meld_duckdb.records import value_text
 
+BUILT_IN_RULES = "default"
+"""The rules of KcMF that ship; a workspace may have a set of that name instead."""
+
+NO_RULES = "none"
+
 _TIERS = {"auto": "auto", "t0": "t0", "0": "t0", "t1": "t1", "1": "t1", "t2": "t2", "2": "t2"}
 _BINARY = ("threshold", "on_error", "tier")
 _OPEN = ("options", "min_probability", "on_error", "tier")
 _CLOSED = ("min_probability", "k", "on_error", "tier")
+_KCMF = (*_BINARY, "rules", "sources", "mode", "demonstrations", "self_indicator", "keywords")
 ALLOWED = {
     "match": _BINARY,
     "schema_match": _BINARY,
@@ -22,6 +28,8 @@ ALLOWED = {
     "extract_relation": _CLOSED,
     "link_entity": _CLOSED,
     "extract_attribute": _OPEN,
+    "kcmf_schema_match": _KCMF,
+    "kcmf_entity_match": _KCMF,
 }
 """Options of each task, besides those that belong to its question (`questions.Shape.extras`)."""
 
@@ -40,6 +48,15 @@ class Options:
         on_error: ``"null"`` or ``"fail"``.
         tier: ``"auto"``, or ``"t0"``, ``"t1"`` or ``"t2"`` to have one tier settle every row;
             tier 1 adds to tier 0 and needs an expert.
+        rules: KcMF: name of the set of rules; ``"none"`` for the bare question.
+        sources: KcMF: knowledge sources, one vote each; None for those that are there.
+        mode: KcMF: ``"choose"`` reads the probabilities of yes and no, ``"generate"`` the last
+            line of generated reasoning.
+        demonstrations: KcMF: labels shown in a prompt; None for 4 of schemas, 2 of entities.
+        self_indicator: KcMF: whether the model summarises each item first; None for yes unless
+            the model is small.
+        keywords: KcMF: who finds the words to look up: ``"model"``, ``"lexical"``, or ``"auto"``
+            for lexical where the model is small.
     """
 
     threshold: float | None = None
@@ -48,6 +65,12 @@ class Options:
     k: int = 5
     on_error: str = "null"
     tier: str = "auto"
+    rules: str = BUILT_IN_RULES
+    sources: tuple[str, ...] | None = None
+    mode: str = "choose"
+    demonstrations: int | None = None
+    self_indicator: bool | None = None
+    keywords: str = "auto"
 
 
 def parse_options(task: str, given: object, *, on_error: str) -> Options:
@@ -78,29 +101,77 @@ def parse_options(task: str, given: object, *, on_error: str) -> Options:
     return Options(**values)  # type: ignore[arg-type]
 
 
+_LEAST_NUMBER = {"k": 1, "demonstrations": 0}
+_WORDS = {
+    "on_error": ("null", "fail"),
+    "mode": ("choose", "generate"),
+    "keywords": ("auto", "model", "lexical"),
+}
+
+
 def _check(key: str, value: object) -> object:
-    if key in {"threshold", "min_probability"}:
-        try:
-            number = float(str(value))
-        except ValueError:
-            number = float("nan")
-        if not 0.0 <= number <= 1.0:
-            raise ConfigError(f"option {key!r} is {value!r}, expected a number from 0 to 1")
-        return number
-    if key == "k":
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ConfigError(f"option 'k' is {value!r}, expected a whole number from 1 on")
-        return value
-    if key == "options":
-        if not isinstance(value, list | tuple):
-            raise ConfigError(f"option 'options' is {value!r}, expected a list of values")
-        texts = (value_text(v) for v in value)
-        return tuple(dict.fromkeys(text for text in texts if text is not None))
-    if key == "on_error":
-        if value not in ("null", "fail"):
-            raise ConfigError(f"option 'on_error' is {value!r}, expected 'null' or 'fail'")
-        return value
+    return _CHECKS[key](key, value)
+
+
+def _whole(key: str, value: object) -> int:
+    least = _LEAST_NUMBER[key]
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"option {key!r} is {value!r}, expected a whole number from {least} on")
+    return value
+
+
+def _list(key: str, value: object) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple):
+        raise ConfigError(f"option {key!r} is {value!r}, expected a list of values")
+    texts = (value_text(v) for v in value)
+    return tuple(dict.fromkeys(text for text in texts if text is not None))
+
+
+def _word(key: str, value: object) -> str:
+    if value not in _WORDS[key]:
+        raise ConfigError(f"option {key!r} is {value!r}, expected {_either(_WORDS[key])}")
+    return str(value)
+
+
+def _flag(key: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError(f"option {key!r} is {value!r}, expected true or false")
+    return value
+
+
+def _either(words: Sequence[str]) -> str:
+    *first, last = (f"{word!r}" for word in words)
+    return f"{', '.join(first)} or {last}"
+
+
+def _share(key: str, value: object) -> float:
+    try:
+        number = float(str(value))
+    except ValueError:
+        number = float("nan")
+    if not 0.0 <= number <= 1.0:
+        raise ConfigError(f"option {key!r} is {value!r}, expected a number from 0 to 1")
+    return number
+
+
+def _tier(key: str, value: object) -> str:
     tier = _TIERS.get(str(value).lower())
     if tier is None:
         raise ConfigError(f"option 'tier' is {value!r}, expected 'auto', 't0', 't1' or 't2'")
     return tier
+
+
+_CHECKS: dict[str, Callable[[str, object], object]] = {
+    "threshold": _share,
+    "min_probability": _share,
+    "k": _whole,
+    "demonstrations": _whole,
+    "options": _list,
+    "sources": _list,
+    "on_error": _word,
+    "mode": _word,
+    "keywords": _word,
+    "self_indicator": _flag,
+    "rules": lambda key, value: str(value),
+    "tier": _tier,
+}

@@ -22,14 +22,16 @@ from meld_duckdb.planner.cascade import choose_policy
 from meld_duckdb.planner.expert_card import expert_key
 from meld_duckdb.planner.finish import NOTHING, finish
 from meld_duckdb.planner.gate import Gate
+from meld_duckdb.planner.kcmf.step import ask_votes
 from meld_duckdb.planner.options import Options
 from meld_duckdb.planner.stats import Outcome
 from meld_duckdb.planner.tables import Context
 from meld_duckdb.records import digest
 from meld_duckdb.settings import AnswerSettings
 from meld_duckdb.tasks.base import Answer, Evidence, Query, Task
+from meld_duckdb.tasks.kcmf import KcmfTask, as_labelled
 
-__all__ = ["FREE_STEPS", "PART", "STEPS", "Batch", "Planner", "Resources"]
+__all__ = ["FREE_STEPS", "KCMF_STEPS", "PART", "STEPS", "Batch", "Planner", "Resources"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -83,7 +85,8 @@ class Planner:
                 # One evaluation at a time: what another thread has just answered is found in the
                 # cache now, and no input is computed twice.
                 with self._lock:
-                    batch = self._run(batch, STEPS)
+                    steps = KCMF_STEPS if isinstance(task, KcmfTask) else STEPS
+                    batch = self._run(batch, steps)
             done.append(batch)
         scorer = resources.scorers[task.name]
         answers = [
@@ -114,12 +117,13 @@ class Planner:
 
 def look_up_labels(batch: Batch, resources: Resources) -> Batch:
     """Settle queries that were labelled: a learned answer is the answer."""
-    labels = resources.demonstrator.labels(batch.task.name)
+    asked = [as_labelled(batch.task, query) for query in batch.queries]
+    labels = resources.demonstrator.labels(asked[0][0])
     if not labels:
         return batch
     found: dict[int, Answer] = {}
-    for i, query in enumerate(batch.queries):
-        value = labels.get(replace(query, domain=None).digest)
+    for i, (query, (_, plain)) in enumerate(zip(batch.queries, asked, strict=True)):
+        value = labels.get(plain.digest)
         if value is None or (query.domain is not None and value not in query.domain):
             continue
         positive = batch.task.labels is None or value == batch.task.labels[0]
@@ -179,6 +183,14 @@ def _engine_key(resources: Resources) -> tuple[str, ...]:
     return (resources.backend_digest(), mixture) if mixture else (resources.backend_digest(),)
 
 
+def _matching_key(batch: Batch, resources: Resources) -> tuple[str, ...]:
+    """Rules and knowledge of a call; a name that does not exist fails whatever tier answers."""
+    if not isinstance(batch.task, KcmfTask):
+        return ()
+    found = resources.matcher.digest(batch.task, batch.options)
+    return (found,) if batch.policy.engine else ()
+
+
 def _shared_key(batch: Batch, resources: Resources) -> str:
     """Everything besides the query and its context that can change its answer."""
     settings = resources.settings
@@ -192,6 +204,7 @@ def _shared_key(batch: Batch, resources: Resources) -> str:
         scorer.digest,
         *(str(getattr(settings, name)) for name in AnswerSettings.__slots__),
         *((str(policy.low), str(policy.high), *_engine_key(resources)) if policy.engine else ()),
+        *_matching_key(batch, resources),
         *(("tier 1",) if policy.expert == "always" else ()),
         resources.encoder_digest() if labels or scorer.encodes else "",
         labels,
@@ -228,6 +241,9 @@ FREE_STEPS: tuple[Step, ...] = (look_up_labels, look_up_cache)
 
 STEPS: tuple[Step, ...] = (look_up_cache, score_features, ask_expert, ask_engine)
 """The steps of every task, cheapest first."""
+
+KCMF_STEPS: tuple[Step, ...] = (look_up_cache, score_features, ask_votes)
+"""The steps of the tasks of KcMF: tier 2 is a vote, and there is nothing trained."""
 
 
 def _outcome(batches: Iterable[Batch]) -> Outcome:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from meld_duckdb.arrow import to_record
 from meld_duckdb.errors import InputError, unknown_name
 from meld_duckdb.records import TEXT_FIELD, Record, is_missing, make_record, value_text
-from meld_duckdb.tasks import TASKS
+from meld_duckdb.tasks import ASKED
 from meld_duckdb.tasks.base import Query, RowError
 
 MOST_VALUES = 1_000
@@ -94,10 +94,10 @@ def _pair(task: str, given: Given, domain: tuple[str, ...] | None) -> Built:
         record = to_record(value)
         if not isinstance(record, Record):
             return record
-        if task == "schema_match" and list(record.fields) == [TEXT_FIELD]:
+        if task in _OF_COLUMNS and list(record.fields) == [TEXT_FIELD]:
             record = make_record({"column": record.fields[TEXT_FIELD]})
         records.append(record)
-    if TASKS[task].symmetric:
+    if ASKED[task].symmetric:
         records.sort(key=lambda r: r.digest)
     return Query(tuple(records))
 
@@ -221,9 +221,12 @@ def _texts(name: str, value: object) -> tuple[str, ...]:
 
 _PAIR_OF_RECORDS = Shape(("a", "b"), ("a", "b"), _pair)
 _CELL_OF_A_ROW = Shape(("row", "column"), ("row", "column"), _cell)
+_OF_COLUMNS = frozenset({"schema_match", "kcmf_schema_match"})
 SHAPES: dict[str, Shape] = {
     "match": _PAIR_OF_RECORDS,
     "schema_match": _PAIR_OF_RECORDS,
+    "kcmf_schema_match": _PAIR_OF_RECORDS,
+    "kcmf_entity_match": _PAIR_OF_RECORDS,
     "detect_error": _CELL_OF_A_ROW,
     "repair": _CELL_OF_A_ROW,
     "impute": _CELL_OF_A_ROW,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import cast
 
 import numpy as np
 
 from meld_duckdb import models
 from meld_duckdb.errors import ConfigError, InputError
+from meld_duckdb.kcmf.rule_files import load_rules
 from meld_duckdb.planner.cache import AnswerCache
 from meld_duckdb.planner.cascade import choose_policy
 from meld_duckdb.planner.clusters import (
@@ -26,10 +28,13 @@ from meld_duckdb.planner.demonstrations import Demonstrator
 from meld_duckdb.planner.experts import Experts, expert_loader
 from meld_duckdb.planner.gate import Gates
 from meld_duckdb.planner.indexing import Indexed, Indexer, Progress
+from meld_duckdb.planner.kcmf.matcher import Matcher
+from meld_duckdb.planner.kcmf.sources import Sources
 from meld_duckdb.planner.loaded import Loaded, Notice
 from meld_duckdb.planner.mixture import Mixture, MixtureSettings
 from meld_duckdb.planner.options import Options
 from meld_duckdb.planner.plan import Planner, Resources
+from meld_duckdb.planner.schema_pairs import nearest_pairs
 from meld_duckdb.planner.scorers import make_scorers
 from meld_duckdb.planner.scorers.match import MatchScorer
 from meld_duckdb.planner.starter_experts import StarterExperts
@@ -37,6 +42,7 @@ from meld_duckdb.planner.stats import Outcome
 from meld_duckdb.planner.tables import Tables
 from meld_duckdb.planner.whole import ask_pairs
 from meld_duckdb.records import Record, digest
+from meld_duckdb.retrieval.bases import list_bases
 from meld_duckdb.retrieval.blocking import Candidates
 from meld_duckdb.retrieval.catalogue import table_digest
 from meld_duckdb.retrieval.methods import Vectorisers, find
@@ -109,6 +115,17 @@ class Session(Loaded):
             experts=self.experts,
             mixture=self.mixture,
             gates=self.gates,
+            matcher=Matcher(
+                Sources(
+                    self.tables,
+                    lambda: list_bases(self._workspace.knowledge_path),
+                    lambda: self.store,
+                    lambda: self.remote,
+                ),
+                lambda name, kind: load_rules(self._workspace.rules_path, name, kind),
+                self.demonstrator,
+                settings.answer,
+            ),
         )
         self.planner = Planner(self._resources)
 
@@ -249,7 +266,11 @@ class Session(Loaded):
         return self._resources.ask_tier0(task, queries)
 
     def ask_schemas(
-        self, left: Sequence[Record], right: Sequence[Record], options: Options
+        self,
+        left: Sequence[Record],
+        right: Sequence[Record],
+        options: Options,
+        candidates: int | None = None,
     ) -> tuple[list[Answer], Outcome]:
         """Match every column of one schema with every column of another.
 
@@ -257,6 +278,9 @@ class Session(Loaded):
             left: Columns as records of ``schema_match``.
             right: Columns of the other schema.
             options: Options of the call.
+            candidates: For KcMF: it is asked about the pairs that tier 0 holds for one of so many
+                likeliest of either column; the others keep the answer of tier 0. None for
+                ``schema_match``, which is asked about all pairs.
 
         Returns:
             One answer per pair, the columns of the left schema first, and how they came about.
@@ -265,8 +289,18 @@ class Session(Loaded):
             InputError: There are more pairs than ``max_pairs``.
         """
         self.check_pairs(len(left) * len(right), f"{len(left)} x {len(right)} columns")
-        pairs = itertools.product(range(len(left)), range(len(right)))
-        return ask_pairs(self.planner, self.tables, "schema_match", left, right, pairs, options)
+        ask = partial(ask_pairs, self.planner, self.tables)
+        pairs = list(itertools.product(range(len(left)), range(len(right))))
+        if candidates is None:
+            return ask("schema_match", left, right, pairs, options)
+        plain = Options(options.threshold, on_error=options.on_error, tier="t0")
+        answers, outcome = ask("schema_match", left, right, pairs, plain)
+        likely = np.array([a.probability or 0.0 for a in answers]).reshape(len(left), len(right))
+        near = nearest_pairs(likely, candidates)
+        voted, more = ask("kcmf_schema_match", left, right, near, options)
+        for (i, j), answer in zip(near, voted, strict=True):
+            answers[i * len(right) + j] = answer
+        return answers, outcome + more
 
     def check_pairs(self, n_pairs: int, what: str) -> None:
         """Refuse more pairs than the setting ``max_pairs`` allows.

@@ -64,6 +64,15 @@ class Outcome:
     engine_prompts: int = 0
     prompt_tokens: int = 0
 
+    def __add__(self, other: Outcome) -> Outcome:
+        return Outcome(
+            [*self.cached, *other.cached],
+            [*self.evaluated, *other.evaluated],
+            [*self.answers, *other.answers],
+            self.engine_prompts + other.engine_prompts,
+            self.prompt_tokens + other.prompt_tokens,
+        )
+
 
 class Stats:
     """Thread-safe counters of one process."""

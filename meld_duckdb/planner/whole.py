@@ -16,7 +16,7 @@ from meld_duckdb.planner.stats import Outcome
 from meld_duckdb.planner.tables import Context, Tables
 from meld_duckdb.records import Record, is_key_column, is_missing, make_record
 from meld_duckdb.retrieval.catalogue import table_digest
-from meld_duckdb.tasks import TASKS
+from meld_duckdb.tasks import ASKED
 from meld_duckdb.tasks.base import Answer, Query
 
 
@@ -124,7 +124,9 @@ def ask_pairs(
     queries: list[Query] = []
     contexts: list[Context] = []
     for i, j in pairs:
-        sides = sorted(((left[i], digests[0]), (right[j], digests[1])), key=_record_digest)
+        sides = [(left[i], digests[0]), (right[j], digests[1])]
+        if ASKED[task].symmetric:
+            sides.sort(key=_record_digest)
         queries.append(Query(tuple(record for record, _ in sides)))
         contexts.append(tuple(table for _, table in sides))
     lent = dict(zip(digests, (left, right), strict=True))
@@ -145,7 +147,7 @@ def _ask(
     }
     with tables.lend(lent):
         answers, outcome = planner.answer(
-            TASKS[task],
+            ASKED[task],
             [query for query, _ in distinct.values()],
             options,
             [context for _, context in distinct.values()],

@@ -8,6 +8,7 @@ from meld_duckdb.tasks.detect_error import DetectErrorTask
 from meld_duckdb.tasks.extract_attribute import ExtractAttributeTask
 from meld_duckdb.tasks.extract_relation import EXTRACT_RELATION
 from meld_duckdb.tasks.impute import ImputeTask
+from meld_duckdb.tasks.kcmf import KCMF_TASKS
 from meld_duckdb.tasks.link_entity import LinkEntityTask
 from meld_duckdb.tasks.match import MatchTask
 from meld_duckdb.tasks.repair import RepairTask
@@ -27,4 +28,7 @@ TASKS: dict[str, Task] = {
         ExtractAttributeTask(),
     )
 }
-"""Every task by its name, as used by ``meld_learn`` and ``meld eval``."""
+"""Every task that has labels of its own, by its name, as used by ``meld_learn``."""
+
+ASKED: dict[str, Task] = {**TASKS, **KCMF_TASKS}
+"""Every task that can be asked, by its name."""

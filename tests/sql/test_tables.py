@@ -132,7 +132,7 @@ def test_only_the_catalogue_is_read_unless_samples_are_asked_for(
 ) -> None:
     con.execute("CREATE VIEW broken AS SELECT 1 AS a, error('read')::VARCHAR AS b")
     assert len(con.sql("FROM meld.match_schemas('broken', 'broken')").fetchall()) == 2
-    with pytest.raises(duckdb.Error, match="sample values cannot be read"):
+    with pytest.raises(duckdb.Error, match="the database cannot be read"):
         con.sql("FROM meld.match_schemas('broken', 'broken', samples := 1)").fetchall()
 
 

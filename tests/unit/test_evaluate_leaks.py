@@ -11,16 +11,19 @@ import pytest
 
 from meld_duckdb.errors import InputError
 from meld_duckdb.evaluate import report, run
+from meld_duckdb.evaluate.ablation import KCMF_PARTS, kcmf_options
 from meld_duckdb.evaluate.asking import load
 from meld_duckdb.evaluate.case import Case, Exam
 from meld_duckdb.evaluate.labels import Request
-from meld_duckdb.evaluate.layout import TASKS, find_datasets
+from meld_duckdb.evaluate.layout import KCMF, TASKS, find_datasets
 from meld_duckdb.evaluate.training import Training, questions
 from tests.scripted import ScriptedBackend
 from tests.unit import eval_data
 
-WAYS = [*eval_data.MAKERS.items(), ("link_entity", eval_data.described)]
-ANSWERED = ("block", "match", "detect_error", "impute", "schema_match")
+AS = {"kcmf_schema_match": "schema_match", "kcmf_entity_match": "match"}
+MAKERS = {**eval_data.MAKERS, **{task: eval_data.MAKERS[base] for task, base in AS.items()}}
+WAYS = [*MAKERS.items(), ("link_entity", eval_data.described)]
+ANSWERED = ("block", "match", "detect_error", "impute", "schema_match", *AS)
 
 
 def prepare(task: str, folder: Path, request: Request | None = None) -> list[Case]:
@@ -35,6 +38,7 @@ def both(task: str, make: Callable[[Path, bool], Path], tmp_path: Path) -> list[
 
 def test_every_task_has_a_maker() -> None:
     assert set(eval_data.MAKERS) == set(TASKS)
+    assert set(AS) == set(KCMF)
 
 
 @pytest.mark.parametrize(("task", "make"), WAYS)
@@ -87,13 +91,38 @@ def test_no_table_of_the_database_holds_gold(
 def test_permuted_test_labels_leave_all_answers_as_they_are(
     backend: ScriptedBackend, task: str, tmp_path: Path
 ) -> None:
-    for plain, flipped in both(task, eval_data.MAKERS[task], tmp_path):
+    for plain, flipped in both(task, MAKERS[task], tmp_path):
         replies = run.ask(plain.exam, "t0")
         assert replies == run.ask(flipped.exam, "t0")
         assert len(replies) == plain.exam.n
         if task == "match":
             scores = [case.gold.grade(replies)[0].value for case in (plain, flipped)]
             assert scores[0] != scores[1]
+
+
+def test_parts_of_kcmf_are_left_out_by_options(backend: ScriptedBackend, tmp_path: Path) -> None:
+    assert kcmf_options("kcmf_schema_match", [], mode="choose", has_bases=False) == {
+        "self_indicator": "true",
+        "mode": "'choose'",
+        "sources": "['none', 'dak']",
+    }
+    every = list(KCMF_PARTS)
+    bare = kcmf_options("kcmf_entity_match", every, mode="generate", has_bases=True)
+    assert bare["rules"] == "'none'"
+    assert bare["sources"] == "['none']"
+    assert kcmf_options("kcmf_schema_match", ["voting"], mode="choose", has_bases=True)[
+        "sources"
+    ] == ("['dak+eak']")
+    with pytest.raises(InputError, match="rules"):
+        kcmf_options("kcmf_schema_match", ["rule"], mode="choose", has_bases=False)
+    folder = MAKERS["kcmf_schema_match"](tmp_path / "toy", False)
+    asked = kcmf_options("kcmf_schema_match", ["rules"], mode="choose", has_bases=False)
+    [case] = prepare("kcmf_schema_match", folder, Request(options=asked))
+    replies = run.ask(case.exam, "t2")
+    assert {reply.tier for reply in replies} == {2}
+    votes = [p for p in backend.asked if p.system.startswith("Question")]
+    assert votes
+    assert not any("Rules for the task" in prompt.system for prompt in votes)
 
 
 def test_right_replies_get_full_marks(tmp_path: Path) -> None:

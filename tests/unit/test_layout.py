@@ -21,6 +21,7 @@ RANKS = {
     "workspace": 1,
     "tasks": 1,
     "features": 1,
+    "kcmf": 1,
     "arrow": 2,
     "models": 2,
     "pulling": 2,
@@ -37,6 +38,7 @@ RANKS = {
 }
 DOORS = {
     "lancedb": {"retrieval/lance.py"},
+    "httpx": {"retrieval/remote.py"},
     "torch": {"engine", "retrieval/encoder.py", "train", "cli/doctor.py"},
     "transformers": {"engine", "retrieval/encoder.py", "train", "pulling.py"},
     "sentence_transformers": {"retrieval/encoder.py", "train"},

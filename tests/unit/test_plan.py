@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from meld_duckdb.kcmf.rules import BUILT_IN
 from meld_duckdb.planner import cascade
 from meld_duckdb.planner.cache import AnswerCache
 from meld_duckdb.planner.cascade import choose_policy
 from meld_duckdb.planner.demonstrations import Demonstrator
 from meld_duckdb.planner.gate import Gates
+from meld_duckdb.planner.kcmf.matcher import Matcher
+from meld_duckdb.planner.kcmf.sources import Sources
 from meld_duckdb.planner.mixture import Mixture, MixtureSettings
 from meld_duckdb.planner.options import Options
 from meld_duckdb.planner.plan import PART, Planner, Resources
@@ -79,6 +82,17 @@ class World:
                 notice=print,
             ),
             gates=Gates(folder / "calibration", lambda: "scripted", print),
+            matcher=Matcher(
+                Sources(
+                    tables,
+                    list,
+                    lambda: self.store,
+                    lambda: pytest.fail("no remote service is asked"),
+                ),
+                lambda name, kind: BUILT_IN[kind],
+                self.demonstrator,
+                settings,
+            ),
         )
         self.planner = Planner(self.resources)
 

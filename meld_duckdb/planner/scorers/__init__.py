@@ -12,6 +12,7 @@ from meld_duckdb.planner.scorers.base import Embed, Labels, Scorer
 from meld_duckdb.planner.scorers.detect_error import DetectErrorScorer
 from meld_duckdb.planner.scorers.extract_attribute import ExtractAttributeScorer
 from meld_duckdb.planner.scorers.impute import ImputeScorer
+from meld_duckdb.planner.scorers.in_order import InOrder
 from meld_duckdb.planner.scorers.link_entity import LinkEntityScorer
 from meld_duckdb.planner.scorers.match import MatchScorer
 from meld_duckdb.planner.scorers.options import OptionScorer
@@ -32,12 +33,18 @@ def make_scorers(tables: Tables, embed: Embed, labels: Labels) -> dict[str, Scor
         labels: Learned labels of a task.
     """
     repairs = TableRepairs(tables, labels)
+    match, schema_match = (
+        MatchScorer(tables, embed, labels),
+        SchemaMatchScorer(tables, embed, labels),
+    )
     return {
-        "match": MatchScorer(tables, embed, labels),
+        "match": match,
+        "kcmf_entity_match": InOrder(match, "match"),
+        "kcmf_schema_match": InOrder(schema_match, "schema_match"),
         "detect_error": DetectErrorScorer(repairs),
         "repair": RepairScorer(repairs),
         "impute": ImputeScorer(tables, labels),
-        "schema_match": SchemaMatchScorer(tables, embed, labels),
+        "schema_match": schema_match,
         "annotate_column": OptionScorer("annotate_column", column_item, embed, labels),
         "extract_relation": OptionScorer("extract_relation", relation_item, embed, labels),
         "link_entity": LinkEntityScorer(tables, embed, labels),

@@ -1,0 +1,1 @@
+"""KcMF at query time: knowledge, one prompt per source, votes."""

@@ -1,0 +1,372 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import duckdb
+import pytest
+
+from meld_duckdb.kcmf.rule_files import save_rules
+from meld_duckdb.kcmf.rules import read_rules
+from meld_duckdb.planner.knowing import About, Knowing
+from meld_duckdb.retrieval.remote import RemoteFacts
+from meld_duckdb.service import LocalService
+from meld_duckdb.settings import resolve
+from meld_duckdb.tasks.base import Completion, Prompt
+from meld_duckdb.workspace import open_workspace
+from tests.scripted import ScriptedBackend, first_choice
+from tests.sql.query import one
+
+DOB = "{'table': 'person', 'column': 'birth_datetime', 'description': 'when the person was born'}"
+BIRTH = "{'table': 'patients', 'column': 'birth_date', 'description': 'their date of birth'}"
+PRICE = "{'table': 'orders', 'column': 'unit_price', 'description': 'price of a cholera vaccine'}"
+T2 = "'tier': 't2', 'sources': ['none']"
+
+
+def saying(*answers: str) -> object:
+    """A model that generates these texts in turn, and chooses as `first_choice` does."""
+    waiting = list(answers)
+
+    def script(prompt: Prompt) -> Completion:
+        if prompt.choices:
+            return first_choice(prompt)
+        return Completion(waiting.pop(0), probability=0.5, prompt_tokens=7)
+
+    return script
+
+
+def test_a_question_is_asked_once_per_distinct_prompt(
+    con: duckdb.DuckDBPyConnection, backend: ScriptedBackend
+) -> None:
+    assert one(con, f"SELECT kcmf_schema_match({DOB}, {BIRTH}, {{'tier': 't2'}})") is True
+    # No table is indexed, so the schemas know nothing and both sources give the same prompt.
+    [prompt] = backend.asked
+    assert prompt.choices == ("yes", "no")
+    assert "Rules for the task:\nI: " in prompt.system
+    assert prompt.question.index("person-birth_datetime") < prompt.question.index("patients-birth")
+    detail = one(con, f"SELECT kcmf_schema_match_detail({DOB}, {BIRTH}, {{'tier': 't2'}})")
+    assert [(v["source"], v["answer"]) for v in detail["votes"]] == [
+        ("none", "yes"),
+        ("dak", "yes"),
+    ]
+    assert detail["probability"] == pytest.approx(0.8)
+    assert detail["tier"] == 2
+    assert len(backend.asked) == 1  # from the cache
+
+
+def test_the_order_of_schemas_matters_and_that_of_entities_does_not(
+    con: duckdb.DuckDBPyConnection, backend: ScriptedBackend
+) -> None:
+    con.sql(
+        f"SELECT kcmf_schema_match({DOB}, {BIRTH}, {{{T2}}}), kcmf_schema_match({BIRTH}, {DOB}, {{{T2}}})"
+    ).fetchall()
+    assert len({p.question for p in backend.asked}) == 2
+    backend.asked.clear()
+    con.sql(
+        f"SELECT kcmf_entity_match('a', 'b', {{{T2}}}), kcmf_entity_match('b', 'a', {{{T2}}})"
+    ).fetchall()
+    assert len(backend.asked) == 1
+
+
+def test_tier_0_answers_as_the_base_function(con: duckdb.DuckDBPyConnection) -> None:
+    for a, b in ((DOB, BIRTH), (BIRTH, DOB), (DOB, PRICE)):
+        own, base = one(
+            con,
+            f"SELECT kcmf_schema_match_detail({a}, {b}, {{'tier': 't0'}}).probability,"
+            f" meld_schema_match_prob({a}, {b}, {{'tier': 't0'}})",
+        )
+        assert own == base
+    detail = one(con, f"SELECT kcmf_schema_match_detail({DOB}, {PRICE}, {{'tier': 't0'}})")
+    assert (detail["votes"], detail["bad_formats"], detail["knowledge"]) == ([], 0, [])
+
+
+def test_generated_reasoning_is_read_and_bad_formats_abstain(
+    con: duckdb.DuckDBPyConnection, backend: ScriptedBackend, tmp_path: Path
+) -> None:
+    add_base("medicine", [("cholera", "includes", "cholera due to vibrio")])
+    backend.script = saying("1. Both are dates.\nyes", "I cannot say.")  # type: ignore[assignment]
+    asked = "{'tier': 't2', 'mode': 'generate', 'sources': ['none', 'eak']}"
+    detail = one(con, f"SELECT kcmf_schema_match_detail({DOB}, {PRICE}, {asked})")
+    assert detail["answer"] is True
+    assert detail["votes"] == [
+        {"source": "none", "answer": "yes", "probability": 1.0},
+        {"source": "eak", "answer": None, "probability": None},
+    ]
+    assert detail["bad_formats"] == 1
+    assert detail["knowledge"] == [
+        {"source": "eak", "text": "One of cholera is cholera due to vibrio."}
+    ]
+    assert [r["source"] for r in detail["reasoning"]] == ["none", "eak"]
+    assert "Both are dates" in detail["reasoning"][0]["text"]
+
+
+def test_without_a_valid_vote_the_tier_before_answers_or_it_is_a_no(
+    con: duckdb.DuckDBPyConnection, backend: ScriptedBackend
+) -> None:
+    backend.script = saying("?", "?", "?")  # type: ignore[assignment]
+    forced = one(
+        con,
+        f"SELECT kcmf_schema_match_detail({DOB}, {BIRTH}, {{{T2}, 'mode': 'generate'}})",
+    )
+    assert (forced["answer"], forced["probability"], forced["bad_formats"]) == (False, 0.0, 1)
+
+
+def test_keywords_and_summaries_are_asked_once_per_item(
+    con: duckdb.DuckDBPyConnection, backend: ScriptedBackend
+) -> None:
+    add_base("medicine", [("cholera", "includes", "vibrio"), ("birth", "includes", "labour")])
+
+    def script(prompt: Prompt) -> Completion:
+        if prompt.system.startswith("List the keywords"):
+            return Completion("cholera, birth", probability=0.9, prompt_tokens=5)
+        if prompt.system.startswith("Summarise"):
+            return Completion("in short", probability=0.9, prompt_tokens=5)
+        return first_choice(prompt)
+
+    backend.script = script
+    con.execute(f"CREATE TABLE sides AS FROM (VALUES ({DOB}), ({BIRTH}), ({PRICE})) AS t(c)")
+    asked = (
+        "{'tier': 't2', 'sources': ['none', 'eak'], 'keywords': 'model', 'self_indicator': true}"
+    )
+    con.sql(f"SELECT kcmf_schema_match(a.c, b.c, {asked}) FROM sides AS a, sides AS b").fetchall()
+    kinds = [p.system.split()[0] for p in backend.asked]
+    assert kinds.count("List") == 3  # one per item, though there are nine pairs
+    assert kinds.count("Is") == 2  # one per keyword
+    assert kinds.count("Summarise") == 6  # one per item and source
+    votes = [p for p in backend.asked if p.system.startswith("Question")]
+    assert len(votes) == 18
+    assert all("Reasoning:\n1. Schema A is about" in p.question for p in votes)
+
+
+def test_labels_are_shown_with_their_reasoning(
+    con: duckdb.DuckDBPyConnection, backend: ScriptedBackend
+) -> None:
+    con.execute(f"SELECT meld_learn('schema_match', {{'a': {DOB}, 'b': {BIRTH}}}, true)").fetchall()
+    con.execute(
+        f"SELECT meld_learn('schema_match', {{'a': {DOB}, 'b': {PRICE}}}, false)"
+    ).fetchall()
+    con.sql(f"SELECT kcmf_schema_match({BIRTH}, {PRICE}, {{{T2}}})").fetchall()
+    [prompt] = backend.asked
+    assert {answer for _, answer in prompt.turns} == {"yes", "no"}
+    assert all("Reasoning:\n1. " in question for question, _ in prompt.turns)
+    # A label is the answer, in either order.
+    backend.asked.clear()
+    assert one(con, f"SELECT kcmf_schema_match({BIRTH}, {DOB}, {{{T2}}})") is True
+    assert backend.asked == []
+    bare = f"{{{T2}, 'rules': 'none', 'demonstrations': 0}}"
+    con.sql(f"SELECT kcmf_schema_match({BIRTH}, {PRICE}, {bare})").fetchall()
+    assert backend.asked[-1].turns == ()
+    assert "Rules" not in backend.asked[-1].system
+
+
+def test_labels_belong_to_the_base_task(con: duckdb.DuckDBPyConnection) -> None:
+    with pytest.raises(duckdb.Error, match="kcmf_schema_match"):
+        con.sql(
+            f"SELECT meld_learn('kcmf_schema_match', {{'a': {DOB}, 'b': {BIRTH}}}, true)"
+        ).fetchall()
+
+
+def test_rules_of_the_workspace_take_the_place_of_those_that_ship(
+    con: duckdb.DuckDBPyConnection, backend: ScriptedBackend
+) -> None:
+    rules = [
+        {
+            "ord": 1,
+            "condition": "both are dates",
+            "then": "yes",
+            "else": "no",
+            "unmet": None,
+            "check": None,
+        }
+    ]
+    workspace = open_workspace(resolve()[0].workspace)
+    save_rules(workspace, read_rules("mine", "schema_match", rules))
+    con.sql(f"SELECT kcmf_schema_match({DOB}, {BIRTH}, {{{T2}, 'rules': 'mine'}})").fetchall()
+    assert "If both are dates, the answer is yes" in backend.asked[-1].system
+    n_asked = len(backend.asked)
+    con.sql(f"SELECT kcmf_schema_match({DOB}, {BIRTH}, {{{T2}}})").fetchall()
+    assert len(backend.asked) == n_asked + 1  # other rules are another question
+    with pytest.raises(duckdb.Error, match="mine"):
+        con.sql(f"SELECT kcmf_schema_match({DOB}, {BIRTH}, {{'rules': 'mien'}})").fetchall()
+
+
+def test_the_schemas_of_a_question_are_knowledge(
+    con: duckdb.DuckDBPyConnection, backend: ScriptedBackend
+) -> None:
+    con.execute(
+        "CREATE TABLE l AS FROM (VALUES ('visits', 'doctor', 'the provider of it', 'visits'),"
+        " ('provider', 'npi', 'number', 'people who give care')) AS t(\"table\", \"column\","
+        " description, table_description)"
+    )
+    con.execute(
+        "CREATE TABLE r AS FROM (VALUES ('staff', 'id', 'who it is', 'staff')) AS"
+        ' t("table", "column", description, table_description)'
+    )
+    con.execute("FROM meld.index('l'); FROM meld.index('r')").fetchall()
+    detail = con.execute(
+        "SELECT kcmf_schema_match_detail(l, r, {'tier': 't2', 'sources': ['dak']}) FROM l, r"
+        " WHERE l.\"column\" = 'doctor'"
+    ).fetchone()
+    assert detail is not None
+    assert detail[0]["knowledge"] == [{"source": "dak", "text": "provider: people who give care"}]
+
+
+def test_a_prompt_that_is_too_long_is_asked_in_fewer_words(
+    con: duckdb.DuckDBPyConnection, backend: ScriptedBackend
+) -> None:
+    def script(prompt: Prompt) -> Completion:
+        if len(prompt.system + prompt.question) > 1_600:
+            return Completion(None, prompt_tokens=999, error="prompt_too_long: 999 tokens")
+        return first_choice(prompt)
+
+    backend.script = script
+    long = "{'column': 'a', 'description': repeat('word ', 900)}"
+    assert one(con, f"SELECT kcmf_schema_match({long}, {BIRTH}, {{{T2}}})") is True
+    assert len(backend.asked) > 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("'sources': ['dk']", "dak"),
+        ("'sources': []", "empty"),
+        ("'sources': ['none+dak']", "joins 'none'"),
+        ("'sources': ['eak:nowhere']", "nowhere"),
+        ("'sources': ['wikidata']", "remote"),
+        ("'mode': 'chose'", "'choose' or 'generate'"),
+        ("'demonstrations': -1", "from 0 on"),
+        ("'self_indicator': 'x'", "true or false"),
+        ("'rules': 'nope'", "nope"),
+        ("'min_probability': 0.5", "min_probability"),
+    ],
+)
+def test_bad_options_are_named(con: duckdb.DuckDBPyConnection, options: str, message: str) -> None:
+    with pytest.raises(duckdb.Error, match=message):
+        con.sql(f"SELECT kcmf_schema_match({DOB}, {BIRTH}, {{'tier': 't2', {options}}})").fetchall()
+
+
+def test_entities_have_no_schema(con: duckdb.DuckDBPyConnection) -> None:
+    with pytest.raises(duckdb.Error, match="dak"):
+        con.sql("SELECT kcmf_entity_match('a', 'b', {'sources': ['dak']})").fetchall()
+
+
+def test_null_empty_and_many_rows(con: duckdb.DuckDBPyConnection, backend: ScriptedBackend) -> None:
+    assert one(con, f"SELECT kcmf_schema_match(NULL, {DOB}, {{{T2}}})") is None
+    assert (
+        con.sql(f"SELECT kcmf_entity_match(x, x, {{{T2}}}) FROM range(0) AS t(x)").fetchall() == []
+    )
+    found = con.sql(
+        f"SELECT kcmf_entity_match('a', x::VARCHAR, {{{T2}}}) FROM range(600) AS t(x)"
+    ).fetchall()
+    assert found == [(True,)] * 600
+    assert len(backend.asked) == 600
+
+
+def test_what_it_cost_is_counted(con: duckdb.DuckDBPyConnection, backend: ScriptedBackend) -> None:
+    con.sql(f"SELECT kcmf_entity_match('a', 'b', {{{T2}}})").fetchall()
+    prompts, tokens, tier2 = one(
+        con, "SELECT engine_prompts, prompt_tokens, tier2 FROM meld.stats()"
+    )
+    assert (prompts, tokens, tier2) == (1, 10, 1)
+
+
+def test_match_schemas_asks_about_the_nearest_columns_only(
+    con: duckdb.DuckDBPyConnection, backend: ScriptedBackend
+) -> None:
+    for side in ("l", "r"):
+        columns = ", ".join(f"{name} VARCHAR" for name in ("city", "zip", "name", "phone", "price"))
+        con.execute(f"CREATE TABLE {side} ({columns})")
+    found = con.sql(
+        "SELECT l_column, r_column, tier, matches FROM meld.match_schemas('l', 'r', k := 5,"
+        " method := 'kcmf', candidates := 1, tier := 't2', sources := ['none'])"
+    ).fetchall()
+    assert len(found) == 25
+    assert {(a, b) for a, b, tier, _ in found if tier == 2} == {
+        (name, name) for name in ("city", "zip", "name", "phone", "price")
+    }
+    assert len(backend.asked) == 5
+
+
+def test_columns_are_matched_one_to_one(
+    con: duckdb.DuckDBPyConnection, backend: ScriptedBackend
+) -> None:
+    con.execute("CREATE TABLE l (city VARCHAR, town VARCHAR); CREATE TABLE r (city VARCHAR)")
+    asked = "'l', 'r', method := 'kcmf', tier := 't2', sources := ['none']"
+    many = con.sql(f"SELECT count(*) FROM meld.match_schemas({asked}) WHERE matches").fetchall()
+    single = con.sql(
+        f"SELECT count(*) FROM meld.match_schemas({asked}, assignment := 'one_to_one') WHERE matches"
+    ).fetchall()
+    assert (many, single) == ([(2,)], [(1,)])
+
+
+def test_descriptions_of_the_user_are_read(
+    con: duckdb.DuckDBPyConnection, backend: ScriptedBackend
+) -> None:
+    con.execute("CREATE TABLE l (c1 VARCHAR); CREATE TABLE r (c2 VARCHAR)")
+    con.execute(
+        "CREATE TABLE said AS FROM (VALUES ('l', 'c1', 'date of birth'), ('r', NULL, 'people'))"
+        " AS t(table_name, column_name, description)"
+    )
+    asked = "'l', 'r', method := 'kcmf', tier := 't2', sources := ['none'], descriptions := 'said'"
+    con.sql(f"FROM meld.match_schemas({asked})").fetchall()
+    [prompt] = backend.asked
+    assert "date of birth" in prompt.question
+    assert "people" in prompt.question
+    con.execute("INSERT INTO said VALUES ('l', 'c9', 'x')")
+    with pytest.raises(duckdb.Error, match=r"l\.c9"):
+        con.sql(f"FROM meld.match_schemas({asked})").fetchall()
+    with pytest.raises(duckdb.Error, match="expected one of"):
+        con.sql("FROM meld.match_schemas('l', 'r', assignment := 'one')").fetchall()
+
+
+def test_only_metadata_is_shown_unless_samples_are_asked_for(
+    con: duckdb.DuckDBPyConnection, backend: ScriptedBackend
+) -> None:
+    con.execute("CREATE TABLE l AS SELECT 'secret' AS a; CREATE TABLE r AS SELECT 'secret' AS a")
+    asked = "'l', 'r', method := 'kcmf', tier := 't2', sources := ['none']"
+    con.sql(f"FROM meld.match_schemas({asked})").fetchall()
+    assert "secret" not in json.dumps([p.question for p in backend.asked])
+    con.sql(f"FROM meld.match_schemas({asked}, samples := 2)").fetchall()
+    assert "secret" in backend.asked[-1].question
+
+
+class Flaky:
+    """A stand-in for the client of remote services: fails until it is told to work."""
+
+    works = False
+    asked: ClassVar[list[str]] = []
+
+    def __init__(self, *given: object) -> None: ...
+
+    def facts(self, service: str, keywords: Sequence[str]) -> dict[str, RemoteFacts]:
+        self.asked.extend(keywords)
+        fact = RemoteFacts(("One of a is b.",), None) if self.works else RemoteFacts((), "timeout")
+        return dict.fromkeys(keywords, fact)
+
+
+def test_an_answer_without_the_service_asked_for_is_given_but_not_kept(
+    con: duckdb.DuckDBPyConnection, backend: ScriptedBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meld_duckdb.retrieval.remote.RemoteKnowledge", Flaky)
+    asked = "{'tier': 't2', 'sources': ['wikidata']}"
+    sql = f"SELECT kcmf_schema_match_detail({DOB}, {PRICE}, {asked})"
+    first = one(con, sql)
+    assert first["answer"] is True
+    assert first["knowledge"] == []
+    assert {e["text"] for e in first["evidence"] if e["kind"] == "unavailable"} == {
+        "wikidata: timeout"
+    }
+    monkeypatch.setattr(Flaky, "works", True)
+    second = one(con, sql)
+    assert second["knowledge"] == [{"source": "wikidata", "text": "One of a is b."}]
+    # Words of the names are sent, each alone; nothing else of a record is.
+    assert set(Flaky.asked) <= {"person", "birth", "datetime", "orders", "price", "cholera"}
+    assert one(con, sql)["knowledge"] == second["knowledge"]
+
+
+def add_base(name: str, facts: list[tuple[str, str, str]]) -> None:
+    session = LocalService(resolve()[0]).session
+    rows = [(term, relation, other, None) for term, relation, other in facts]
+    Knowing(session).add(name, rows, About("a test", "nowhere", hierarchy=("includes",)))
