@@ -6,7 +6,8 @@
     ├── EngineError      the models that answer
     │   ├── EngineUnavailable
     │   ├── EngineTimeout
-    │   └── EngineRejected
+    │   ├── EngineRejected
+    │   └── ProtocolMismatch
     ├── ArtefactError    files: models, workspace, calibration
     │   ├── ArtefactMissing
     │   ├── ArtefactCorrupt
@@ -74,9 +75,15 @@ class EngineTimeout(EngineError):
 
 
 class EngineRejected(EngineError):
-    """The engine refused a prompt, for example because it is too long."""
+    """The engine refused a prompt or a request, for example because it is too long."""
 
     code = "MELD-E023"
+
+
+class ProtocolMismatch(EngineError):
+    """The engine that runs has another version, workspace or model than is asked for."""
+
+    code = "MELD-E024"
 
 
 class ArtefactError(MeldError):

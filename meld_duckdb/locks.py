@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -39,16 +40,20 @@ class FileLock:
         self._handle = -1
 
     @contextmanager
-    def hold(self) -> Iterator[None]:
-        """Hold the lock; waits as long as another holds it, and can be interrupted.
+    def hold(self, wait_s: float = math.inf) -> Iterator[None]:
+        """Hold the lock; waits as long as another process holds it, and can be interrupted.
+
+        Args:
+            wait_s: Seconds after which waiting is given up.
 
         Raises:
-            ArtefactError: The lock file cannot be made, or the file system knows no locks.
+            ArtefactError: The lock file cannot be made, or the file system knows no locks; or
+                another process still holds the lock.
             KeyboardInterrupt: The wait was interrupted.
         """
         with self._thread:
             if self._depth == 0:
-                self._acquire()
+                self._acquire(wait_s)
             self._depth += 1
             try:
                 yield
@@ -57,7 +62,7 @@ class FileLock:
                 if self._depth == 0:
                     os.close(self._handle)  # releases the lock
 
-    def _acquire(self) -> None:
+    def _acquire(self, wait_s: float) -> None:
         import fcntl  # POSIX only; imported late so that reading works everywhere
 
         started = time.monotonic()
@@ -73,6 +78,10 @@ class FileLock:
                     break
                 except BlockingIOError:
                     interrupt.check()
+                    if time.monotonic() - started >= wait_s:
+                        raise ArtefactError(
+                            f"{self._path} is held by process {self._holder()}, {self._doing}"
+                        ) from None
                     if not told and time.monotonic() - started > _NOTICE_AFTER_S:
                         told = True
                         self._notice(f"waiting for process {self._holder()}, {self._doing}")
@@ -100,3 +109,23 @@ class FileLock:
             f"the lock {self._path} cannot be taken: {error.strerror or error}",
             hint="the workspace must be a writable directory on a file system with locks",
         )
+
+
+def holder(path: Path) -> int | None:
+    """Process that holds the lock on a file now; None if none does, 0 if it did not sign."""
+    import fcntl
+
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        signed = os.pread(handle, 20, 0).decode("ascii", "replace").strip()
+        return int(signed) if signed.isdecimal() else 0
+    except OSError:
+        return None
+    finally:
+        os.close(handle)
+    return None

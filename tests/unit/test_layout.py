@@ -30,11 +30,13 @@ RANKS = {
     "planner": 5,
     "train": 6,
     "service": 6,
+    "reading": 6,
     "handlers": 7,
-    "register": 8,
-    "__init__": 9,
-    "evaluate": 9,
-    "cli": 10,
+    "daemon": 8,
+    "register": 9,
+    "__init__": 10,
+    "evaluate": 10,
+    "cli": 11,
 }
 DOORS = {
     "lancedb": {"retrieval/lance.py"},
@@ -50,7 +52,7 @@ DOORS = {
     "model2vec": {"retrieval/static.py"},
     "sparse_dot_topn": {"features/sparse_top.py", "retrieval/neighbours.py"},
     "sklearn": {"train", "evaluate", "features/trees.py", "features/fit_*.py"},
-    "duckdb": {"register.py", "cli", "__init__.py", "handlers", "evaluate"},
+    "duckdb": {"register.py", "cli", "__init__.py", "handlers", "evaluate", "reading.py"},
     "pandas": set(),
 }
 
