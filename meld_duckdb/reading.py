@@ -7,7 +7,7 @@ other process may answer.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import duckdb
@@ -42,7 +42,8 @@ def read_schemas(columns: Sequence[pa.Array], connection: Connection) -> Sequenc
     given = [python_values(as_array(column))[:1] for column in columns]
     if len(given) != 5 or not all(given):
         return columns
-    sides, options = [given[2][0], given[3][0]], given[4][0]
+    sides: list[Any] = [given[2][0], given[3][0]]
+    options = given[4][0]
     asked = options if isinstance(options, Mapping) else {}
     samples, table = asked.get("samples"), asked.get("descriptions")
     n_samples = min(samples, _MOST_SAMPLES) if isinstance(samples, int) else 0
@@ -71,33 +72,60 @@ def _described(
 
     A row without a column describes the table. What it says takes the place of comments.
     """
-    said: dict[tuple[str, str], str] = {}
-    for name, column, description in _read(
+    rows = _read(
         connection,
         "SELECT table_name::VARCHAR, column_name::VARCHAR, description::VARCHAR "
         f"FROM query_table({_literal(table)}) WHERE description IS NOT NULL",
-    ):
-        said[(str(name).lower(), str(column or "").lower())] = str(description)
-    known = {(c["table"].lower(), c["column"].lower()) for side in sides for c in side}
-    known |= {(name, "") for name, _ in known}
-    lost = sorted(said.keys() - known)
-    if lost:
-        what = ".".join(part for part in lost[0] if part)
-        raise InputError(
-            f"option 'descriptions': {table} describes {what!r}, which neither schema has",
-            hint=f"{len(lost)} of its {len(said)} rows fit no table or column",
-        )
+    )
+    columns = {(str(c["qualified"]), str(c["column"]).lower()) for side in sides for c in side}
+    said: dict[tuple[str, str], str] = {}
+    for name, column, description in rows:
+        place = _place(table, str(name), str(column or "").lower(), columns)
+        if place in said:
+            raise InputError(
+                f"option 'descriptions': {table} describes {_name(place)!r} twice",
+                hint="leave one description for each column",
+            )
+        said[place] = str(description)
     return [
         [
             {
                 **c,
-                "description": said.get((c["table"].lower(), c["column"].lower()), c["description"]),
-                "table_description": said.get((c["table"].lower(), ""), c["table_description"]),
+                "description": said.get(
+                    (c["qualified"], str(c["column"]).lower()), c["description"]
+                ),
+                "table_description": said.get((c["qualified"], ""), c["table_description"]),
             }
             for c in side
         ]
         for side in sides
     ]
+
+
+def _place(
+    source: str, name: str, column: str, columns: Collection[tuple[str, str]]
+) -> tuple[str, str]:
+    """The one table that goes by a name, with or without schema and database; and the column."""
+    wanted = f".{name.lower()}"
+    tables = sorted({t for t, _ in columns if f".{t.lower()}".endswith(wanted)})
+    found = [t for t in tables if not column or (t, column) in columns]
+    if len(found) == 1:
+        return found[0], column
+    what = ".".join(part for part in (name, column) if part)
+    if found:
+        raise InputError(
+            f"option 'descriptions': {source} describes {what!r}, which is in {', '.join(found)}",
+            hint=f"write the table as {found[0]!r}",
+        )
+    raise InputError(
+        f"option 'descriptions': {source} describes {what!r}, which neither schema has",
+        hint="table_name is a table, schema.table or database.schema.table; column_name is NULL "
+        "for a table",
+    )
+
+
+def _name(place: tuple[str, str]) -> str:
+    return ".".join(part for part in place if part)
 
 
 def _samples(column: Column, n_samples: int, connection: Connection) -> str:
@@ -124,7 +152,10 @@ def _read(connection: Connection, sql: str) -> list[tuple[object, ...]]:
             rows: list[tuple[object, ...]] = cursor.execute(sql).fetchall()
             return rows
     except duckdb.Error as error:
-        raise InputError(f"the database cannot be read: {error}") from error
+        raise InputError(
+            f"the database cannot be read: {error}",
+            hint="temporary tables of the connection cannot be seen from here; make plain ones",
+        ) from error
 
 
 def _literal(text: str) -> str:

@@ -36,9 +36,7 @@ def default_model_dir() -> Path:
 def runtime_dir() -> Path:
     """Directory for sockets whose path in the workspace would be too long; it is of this user."""
     given = os.environ.get("XDG_RUNTIME_DIR")
-    return (
-        Path(given) / "meld" if given else Path(tempfile.gettempdir()) / f"meld-{os.geteuid()}"
-    )
+    return Path(given) / "meld" if given else Path(tempfile.gettempdir()) / f"meld-{os.geteuid()}"
 
 
 def prepare_lance() -> None:
@@ -71,11 +69,6 @@ class AnswerSettings:
             the model alone.
         expert_weights: ``"equal"``, or ``"router"`` to weigh them by their relevance.
         merged_rank: Rank that their merged adapters are brought back to; 0 keeps them exact.
-        wikidata_url: The API that finds an entity of Wikidata by its name.
-        wikidata_sparql_url: Where statements about that entity are queried.
-        wikipedia_url: The API of a Wikipedia.
-        snomed_url: A Snowstorm server with SNOMED CT.
-        snomed_branch: The branch of its terminology, such as ``"MAIN/SNOMEDCT-US"``.
     """
 
     model: str = DEFAULT_MODEL
@@ -86,11 +79,6 @@ class AnswerSettings:
     experts: int = 3
     expert_weights: str = "equal"
     merged_rank: int = 0
-    wikidata_url: str = "https://www.wikidata.org/w/api.php"
-    wikidata_sparql_url: str = "https://query.wikidata.org/sparql"
-    wikipedia_url: str = "https://en.wikipedia.org/w/api.php"
-    snomed_url: str = "https://browser.ihtsdotools.org/snowstorm/snomed-ct"
-    snomed_branch: str = "MAIN"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +99,15 @@ class Settings:
             directory like that of the package.
         remote: Services that keywords may be sent to, such as ``"wikidata,snomed"``; ``"none"``.
         remote_contact: Address told to these services, which may block clients that tell none.
+        wikidata_url: The API that finds an entity of Wikidata by its name.
+        wikidata_sparql_url: Where statements about that entity are queried.
+        wikipedia_url: The API of a Wikipedia.
+        snomed_url: A Snowstorm server with SNOMED CT.
+        snomed_branch: The branch of its terminology, such as ``"MAIN/SNOMEDCT-US"``.
         engine: ``"auto"`` answers by the running engine of the workspace, else in this process;
             ``"required"`` by the engine or not at all; ``"local"`` never by it.
         engine_timeout_s: Seconds after which a call of the engine fails; 0 for no limit.
+        engine_most_mb: Megabytes of arguments that an engine takes in one call.
         engine_address: ``"workspace"`` finds the engine through the workspace; otherwise
             ``"tls://HOST:PORT"`` or ``"tcp://HOST:PORT"``, whatever workspace it serves.
         engine_token_file: File with the token of such an engine; ``"none"`` without one.
@@ -134,8 +128,14 @@ class Settings:
     starter: str = "built-in"
     remote: str = "none"
     remote_contact: str = "none"
+    wikidata_url: str = "https://www.wikidata.org/w/api.php"
+    wikidata_sparql_url: str = "https://query.wikidata.org/sparql"
+    wikipedia_url: str = "https://en.wikipedia.org/w/api.php"
+    snomed_url: str = "https://browser.ihtsdotools.org/snowstorm/snomed-ct"
+    snomed_branch: str = "MAIN"
     engine: str = "auto"
     engine_timeout_s: int = 0
+    engine_most_mb: int = 256
     engine_address: str = "workspace"
     engine_token_file: str = "none"
     engine_tls_cert: str = "none"
@@ -220,8 +220,14 @@ _FIELDS: dict[str, type] = {
     "starter": str,
     "remote": str,
     "remote_contact": str,
+    "wikidata_url": str,
+    "wikidata_sparql_url": str,
+    "wikipedia_url": str,
+    "snomed_url": str,
+    "snomed_branch": str,
     "engine": str,
     "engine_timeout_s": int,
+    "engine_most_mb": int,
     "engine_address": str,
     "engine_token_file": str,
     "engine_tls_cert": str,

@@ -109,8 +109,8 @@ CREATE OR REPLACE MACRO meld.__columns(name) AS TABLE
 
 CREATE OR REPLACE MACRO meld.match_schemas(
     l, r, k := 5, samples := 0, method := NULL, assignment := NULL, descriptions := NULL,
-    candidates := NULL, rules := NULL, sources := NULL, mode := NULL, threshold := NULL,
-    tier := NULL, on_error := NULL
+    candidates := NULL, rules := NULL, sources := NULL, mode := NULL, demonstrations := NULL,
+    self_indicator := NULL, keywords := NULL, threshold := NULL, tier := NULL, on_error := NULL
 ) AS TABLE
     WITH __meld_l AS MATERIALIZED (SELECT __meld_list AS __meld_left FROM meld.__columns(l)),
          __meld_r AS MATERIALIZED (SELECT __meld_list AS __meld_right FROM meld.__columns(r)),
@@ -118,8 +118,9 @@ CREATE OR REPLACE MACRO meld.match_schemas(
              SELECT unnest(__meld_match_schemas(l, r, __meld_left, __meld_right, {
                  'k': k, 'samples': samples, 'method': method, 'assignment': assignment,
                  'descriptions': descriptions, 'candidates': candidates, 'rules': rules,
-                 'sources': sources, 'mode': mode, 'threshold': threshold, 'tier': tier,
-                 'on_error': on_error})) AS __meld_pair
+                 'sources': sources, 'mode': mode, 'demonstrations': demonstrations,
+                 'self_indicator': self_indicator, 'keywords': keywords,
+                 'threshold': threshold, 'tier': tier, 'on_error': on_error})) AS __meld_pair
              FROM __meld_l, __meld_r)
     SELECT unnest(__meld_pair) FROM __meld_pairs;
 

@@ -65,10 +65,11 @@ class Renderer:
     def render(self, prompt: Prompt, max_tokens: int) -> Rendered:
         """Render a prompt; the oldest turns go first when it exceeds ``max_tokens``.
 
-        A prompt whose question alone is too long is returned as it is, without turns.
+        A prompt whose question alone is too long is returned as it is, without turns, and one
+        with ``keep_turns`` with all of them.
         """
         question = self.encode_text(prompt.question)
-        for dropped in range(len(prompt.turns) + 1):
+        for dropped in range(1 if prompt.keep_turns else len(prompt.turns) + 1):
             rendered = self._assemble(prompt, dropped, question)
             if len(rendered) <= max_tokens:
                 break

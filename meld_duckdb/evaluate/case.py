@@ -108,6 +108,12 @@ def call_options(more: Mapping[str, str]) -> str:
     return f"{{{', '.join(parts)}}}"
 
 
+def option_notes(more: Mapping[str, str]) -> tuple[str, ...]:
+    """What a reader must know of such options: a line, or nothing."""
+    shown = ", ".join(f"{name} {value}" for name, value in more.items())
+    return (f"options: {shown}",) if shown else ()
+
+
 def teaching(task: str, query: str, answer: str, source: str) -> str:
     """Write the statement that teaches labels."""
     learn = f"meld_learn('{task}', {query}, {answer})"

@@ -17,6 +17,7 @@ from meld_duckdb.evaluate.case import (
     call_options,
     indexing,
     numbered,
+    option_notes,
     teaching,
 )
 from meld_duckdb.evaluate.labels import (
@@ -76,7 +77,8 @@ def prepare_match(data: DataSet, request: Request, function: str = "meld_match")
         len(truth),
         sum(truth),
     )
-    notes = (f"protocol {request.protocol}",) if request.protocol != "stratified" else ()
+    drawn = [f"protocol {request.protocol}"] if request.protocol != "stratified" else []
+    notes = (*drawn, *option_notes(request.options))
     task = function.removeprefix("meld_")
     return [Case(task, data.name, len(taught), exam, gold, baselines, notes)]
 

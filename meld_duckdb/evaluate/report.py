@@ -72,6 +72,7 @@ def to_json(results: Sequence[Result], request: Request, tier: str) -> str:
             "limit": request.limit,
             "lenient": request.lenient,
             "tier": tier,
+            "options": dict(request.options),
         },
         "versions": {"python": platform.python_version(), **_versions()},
         "machine": platform.machine(),

@@ -20,6 +20,7 @@ from meld_duckdb.evaluate.case import (
     call_options,
     indexing,
     numbered,
+    option_notes,
     teaching,
 )
 from meld_duckdb.evaluate.labels import Request, draw_stratified
@@ -67,7 +68,8 @@ def prepare_schema_match(
     )
     baselines = _baselines(taught, asked, encode)
     task = function.removeprefix("meld_")
-    return [Case(task, data.name, len(taught), exam, gold, baselines)]
+    notes = option_notes(request.options)
+    return [Case(task, data.name, len(taught), exam, gold, baselines, notes)]
 
 
 _SIDES = ("source", "target")
@@ -104,7 +106,9 @@ def _exam(
     if taught:
         query = "{'a': a.item, 'b': b.item}"
         setup.append(teaching("schema_match", query, "q.label = '1'", joined.format("labels")))
-    call = f"{function}_detail(a.item, b.item, {options})"
+    # KcMF asks whether the source could be stored in the target: the receiver comes first.
+    sides = "b.item, a.item" if function.startswith("kcmf_") else "a.item, b.item"
+    call = f"{function}_detail({sides}, {options})"
     return Exam(tables, tuple(setup), asking(call, joined.format("questions")), len(asked))
 
 

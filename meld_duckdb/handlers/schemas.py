@@ -94,7 +94,10 @@ def _lines(
     k: int,
     assignment: str,
 ) -> list[dict[str, object]]:
-    """The k likeliest right columns of every left one; a column is no partner of itself."""
+    """The k likeliest right columns of every left one; a column is no partner of itself.
+
+    A partner that a column was assigned one to one is its first, however likely others are.
+    """
     left, right = sides
     shape = (len(left), len(right))
     likely = np.array([a.probability or 0.0 for a in answers]).reshape(shape)
@@ -105,7 +108,8 @@ def _lines(
         matches = one_to_one(likely, matches)
     lines: list[dict[str, object]] = []
     for i, a in enumerate(left):
-        order = [j for j in np.argsort(-likely[i], kind="stable") if not own[i, j]]
+        first = matches[i] if assignment == "one_to_one" else np.zeros(len(right), dtype=bool)
+        order = [j for j in np.lexsort((-likely[i], ~first)) if not own[i, j]]
         for rank, j in enumerate(order[:k], 1):
             answer, b = answers[i * len(right) + j], right[j]
             lines.append(

@@ -27,24 +27,21 @@ class Item:
 
     Attributes:
         name: What it is called.
-        description: What else is known; empty for nothing.
+        description: What else is known; empty for nothing. Keywords are looked for in name and
+            description only.
         record: What it was read from.
+        values: Sample values of a column; empty for none.
     """
 
     name: str
     description: str
     record: Record
-
-    @property
-    def text(self) -> str:
-        """Name and description, for keywords and look-ups."""
-        return f"{self.name}; {self.description}" if self.description else self.name
+    values: str = ""
 
     def shown(self, max_chars: int) -> str:
         """As one line of JSON of about ``max_chars`` characters, see `serialise`."""
-        return serialise(
-            make_record({"name": self.name, "description": self.description or None}), max_chars
-        )
+        fields = {"name": self.name, "description": self.description, "values": self.values}
+        return serialise(make_record({k: v for k, v in fields.items() if v}), max_chars)
 
 
 def schema_item(record: Record) -> Item:
@@ -54,9 +51,8 @@ def schema_item(record: Record) -> Item:
     said = [parts["table_description"], parts["description"]]
     if parts["type"]:
         said.append(f"type {parts['type']}")
-    if parts["values"]:
-        said.append(f"values {parts['values'][:_VALUES_CHARS]}")
-    return Item(name[:_NAME_CHARS], ";".join(part for part in said if part), record)
+    description = ";".join(part for part in said if part)
+    return Item(name[:_NAME_CHARS], description, record, parts["values"][:_VALUES_CHARS])
 
 
 def entity_item(record: Record) -> Item:

@@ -70,5 +70,20 @@ def acceptable(keyword: str) -> bool:
     return bool(read) and not all(word in REJECTED for word in read)
 
 
+def may_be_sent(keyword: str, name: str, description: str) -> bool:
+    """Whether a keyword of an item may go to a remote service: a short term, and no record.
+
+    It has four words at most, no digit and no sign of an address, and all of its words stand in
+    the item, so that a model cannot put together what was never written. Sample values are no
+    part of name and description.
+    """
+    read = words(fold(keyword, _CHARS))
+    known = set(words(fold(f"{name} {description}", _CHARS))) | set(
+        split_name(name.replace("-", "_"))
+    )
+    plain = not any(c.isdigit() or c in "@/\\:" for c in keyword)
+    return plain and 0 < len(read) <= _LONGEST and set(read) <= known
+
+
 def _wordy(part: Sequence[str]) -> bool:
     return any(len(word) > 2 and not word.isdigit() for word in part)

@@ -101,7 +101,15 @@ class Parts:
     item_chars: int = 1_000
 
 
-def match_prompt(parts: Parts, mode: Mode, max_tokens: int) -> Prompt:
+@dataclass(frozen=True, slots=True)
+class Worded:
+    """A prompt, and the knowledge that found room in it."""
+
+    prompt: Prompt
+    knowledge: tuple[str, ...]
+
+
+def match_prompt(parts: Parts, mode: Mode, max_tokens: int) -> Worded:
     """Put a prompt together that has about ``max_tokens`` tokens at most.
 
     What is too much goes in this order: knowledge, its last sentence first; demonstrations, the
@@ -112,7 +120,7 @@ def match_prompt(parts: Parts, mode: Mode, max_tokens: int) -> Prompt:
     while True:
         prompt = _prompt(parts, mode)
         if n_chars(prompt) <= room:
-            return prompt
+            return Worded(prompt, parts.knowledge)
         if parts.knowledge:
             parts = replace(parts, knowledge=parts.knowledge[:-1])
         elif parts.examples:
@@ -120,7 +128,7 @@ def match_prompt(parts: Parts, mode: Mode, max_tokens: int) -> Prompt:
         elif parts.item_chars > _LEAST_ITEM_CHARS:
             parts = replace(parts, item_chars=max(_LEAST_ITEM_CHARS, parts.item_chars // 2))
         else:
-            return prompt
+            return Worded(prompt, parts.knowledge)
 
 
 def n_chars(prompt: Prompt) -> int:
@@ -148,6 +156,7 @@ def _prompt(parts: Parts, mode: Mode) -> Prompt:
         "\n".join(asked),
         choices=(YES, NO) if mode == "choose" else (),
         max_tokens=REASONING_TOKENS,
+        keep_turns=True,
     )
 
 

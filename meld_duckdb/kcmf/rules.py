@@ -24,6 +24,9 @@ YES, NO, NEXT = "yes", "no", "next"
 SCHEMA_MATCH, ENTITY_MATCH = "schema_match", "entity_match"
 TASKS = (SCHEMA_MATCH, ENTITY_MATCH)
 
+RESERVED = "none"
+"""No set has this name: where rules are named, it stands for the bare question."""
+
 MOST_RULES = 20
 MOST_CHARS = 500
 """Characters of a condition."""
@@ -139,6 +142,11 @@ def read_rules(name: str, task: str, rows: Sequence[Mapping[str, object]]) -> Ru
         InputError: They cannot be used; it says which rule and why.
     """
     check_task(task)
+    if name.lower() == RESERVED:
+        raise InputError(
+            f"rules cannot be called {name!r}: that stands for a question without rules",
+            hint="give them another name",
+        )
     if not 1 <= len(rows) <= MOST_RULES:
         got = f"have {len(rows)} rows" if rows else "have no rows"
         raise InputError(
@@ -147,7 +155,7 @@ def read_rules(name: str, task: str, rows: Sequence[Mapping[str, object]]) -> Ru
         )
     ordered = _in_order(name, [_known_columns(name, row) for row in rows])
     rules = tuple(_read_rule(name, row, i, len(rows)) for i, row in enumerate(ordered, 1))
-    _check_ends(name, rules)
+    _check_reached(name, rules)
     return RuleSet(name, task, rules)
 
 
@@ -227,6 +235,12 @@ def _read_rule(name: str, row: Mapping[str, object], number: int, n_rules: int) 
         )
     then = _outcome(where, row, "then", number, n_rules)
     otherwise = _outcome(where, row, "else", number, n_rules)
+    if _conclusion(then, number) == _conclusion(otherwise, number):
+        raise InputError(
+            f"{where} decides nothing: it has {then} in the column then and {otherwise} in the "
+            "column else",
+            hint="let the two differ, or leave the rule out",
+        )
     return Rule(condition, then, otherwise, _clause(where, row, "unmet"), _check(where, row))
 
 
@@ -290,8 +304,8 @@ def _check(where: str, row: Mapping[str, object]) -> str | None:
     return check or None
 
 
-def _check_ends(name: str, rules: Sequence[Rule]) -> None:
-    """Refuse rules that no walk comes to, and rules that always give one answer."""
+def _check_reached(name: str, rules: Sequence[Rule]) -> None:
+    """Refuse rules that no walk comes to. The last one decides, so both answers can be given."""
     reached = {1}
     for number, rule in enumerate(rules, 1):  # they only lead forwards: one pass sees all
         if number not in reached:
@@ -300,14 +314,6 @@ def _check_ends(name: str, rules: Sequence[Rule]) -> None:
                 hint=f"let an earlier rule lead to it with next or {number}, or leave it out",
             )
         reached |= {leads_to(o, number) or 0 for o in (rule.then, rule.otherwise)}
-    outcomes = {outcome for rule in rules for outcome in (rule.then, rule.otherwise)}
-    for answer in (YES, NO):
-        if answer not in outcomes:
-            raise InputError(
-                f"the rules {name!r} can never answer {answer}, expected that yes and no both can "
-                "be answered",
-                hint=f"let a rule have {answer} in its column then or else",
-            )
 
 
 def _shown(text: str) -> str:

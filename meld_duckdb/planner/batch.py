@@ -57,6 +57,7 @@ class Batch:
     Attributes:
         contexts: Tables of each query's records.
         keys: Cache key of each query.
+        matching: KcMF: identity of the rules and knowledge that the keys were made with.
         experts: Expert of tier 1 that may be asked about each query, None where there is none.
         gates: What was decided on tier 2 for each query, None where nothing was.
         answers: Final answers, None while undecided.
@@ -74,6 +75,7 @@ class Batch:
     queries: tuple[Query, ...]
     contexts: tuple[Context, ...]
     keys: tuple[str, ...] = ()
+    matching: str = ""
     experts: tuple[Expert | None, ...] = ()
     gates: tuple[Gate | None, ...] = ()
     answers: tuple[Answer | None, ...] = ()

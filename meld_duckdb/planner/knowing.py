@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 
@@ -22,21 +21,26 @@ from meld_duckdb.planner.loaded import Loaded
 from meld_duckdb.retrieval.bases import (
     KnowledgeBase,
     RawFact,
+    check_facts,
     check_hierarchy,
     check_name,
     clean,
     content_digest,
-    list_bases,
+    is_being_added,
+    misfit,
     read_base,
     remove_base,
     suspend_base,
     unfinished_base,
+    usable_bases,
     write_base,
 )
 from meld_duckdb.retrieval.knowledge import fact_key
 from meld_duckdb.retrieval.schema import Fact, FoundFact
 from meld_duckdb.retrieval.store import Store
 from meld_duckdb.settings import Settings
+
+__all__ = ["About", "Added", "Knowing", "check_facts", "usable_bases"]
 
 _PLAIN_ROWS = 20_000
 _EMBEDDED_AT_ONCE = 64
@@ -121,6 +125,7 @@ class Knowing:
 
         Raises:
             InputError: The name or hierarchy cannot be, or there is no fact among the rows.
+            ArtefactCorrupt: The facts of before are not those of the manifest.
             ArtefactError: The workspace cannot be written; what was stored is kept.
         """
         started = time.perf_counter()
@@ -135,17 +140,30 @@ class Knowing:
                 self._embed if embed else None,
                 lambda: suspend_base(self._folder, name),
             )
+            if not replace_all:
+                self._check_before(before, adding)
             told = progress or (lambda done, total: None)
-            told(0, n_rows)
-            for part in _parts(rows, EMBEDDED_ROWS if embed else _PLAIN_ROWS):
-                interrupt.check()
-                adding.take(part)
-                told(adding.n_read, n_rows)
+            adding.take_all(rows, lambda n_read: told(n_read, n_rows))
             adding.check_any(about.created_from)
             n_removed = self._settle(adding, replace_all)
             base = self._manifest(before, about, adding)
             write_base(self._folder, base)
         return adding.result(base, n_removed, time.perf_counter() - started)
+
+    def _check_before(self, before: KnowledgeBase | None, adding: _Adding) -> None:
+        """Refuse to add to facts of which the manifest says nothing, or something else."""
+        name, n_facts = adding.name, len(adding.keys)
+        if is_being_added(self._folder, name):
+            return
+        if before is None and n_facts:
+            raise ArtefactCorrupt(
+                f"there are {n_facts} facts of a knowledge base {name!r} that is not there; the "
+                "workspace was rolled back to when it was",
+                hint=f"keep only what is added now: meld kb add {name} SOURCE --replace (or meld "
+                f"kb load); or forget them first: meld kb remove {name}",
+            )
+        if before is not None and content_digest(adding.keys, before.hierarchy) != before.digest:
+            raise misfit(before, n_facts)
 
     def _settle(self, adding: _Adding, replace_all: bool) -> int:
         """Make one operation of what was added, and of forgetting what is not given any more."""
@@ -216,7 +234,7 @@ class Knowing:
         """
         base = read_base(self._folder, name)
         store = self._loaded.store
-        check_facts(base, store)
+        base = check_facts(base, store)
         same = base.encoder and base.encoder == self._loaded.encoder_digest
         vectors = self._embed([text]) if same else None
         return store.search_knowledge(name, [text], vectors, k)[0]
@@ -256,6 +274,14 @@ class _Adding:
         self._skipped: Counter[str] = Counter()
         self._relations: Counter[str] = Counter()
         self._n_added = self._n_there = self._n_duplicates = 0
+
+    def take_all(self, rows: Iterable[RawFact], told: Callable[[int], None]) -> None:
+        """Store the facts among rows part by part; tells how many were read, 0 at first."""
+        told(0)
+        for part in _parts(rows, EMBEDDED_ROWS if self._embed else _PLAIN_ROWS):
+            interrupt.check()
+            self.take(part)
+            told(self.n_read)
 
     def take(self, rows: Sequence[RawFact]) -> None:
         """Store the facts among some rows that are not there as wanted."""
@@ -335,34 +361,6 @@ class _Adding:
             dict(self._relations),
             seconds,
         )
-
-
-def check_facts(base: KnowledgeBase, store: Store) -> None:
-    """Look whether the facts of a base are all there.
-
-    Raises:
-        ArtefactCorrupt: They are not, for example because the workspace was rolled back.
-    """
-    n_facts = store.count_knowledge(base.name)
-    if n_facts != base.n_facts:
-        raise ArtefactCorrupt(
-            f"the knowledge base {base.name!r} has {n_facts} facts, expected {base.n_facts}; the "
-            "workspace was rolled back, or its index is damaged",
-            hint=f"add them again: meld kb add {base.name} {' '.join(base.created_from)} "
-            "(or meld kb load); or meld workspace rollback",
-        )
-
-
-def usable_bases(folder: Path, store: Store) -> list[KnowledgeBase]:
-    """The bases of a workspace, by name, after a look whether their facts are there.
-
-    Raises:
-        ArtefactCorrupt: A manifest is damaged, or facts are gone.
-    """
-    bases = list_bases(folder)
-    for base in bases:
-        check_facts(base, store)
-    return bases
 
 
 def _parts(rows: Iterable[RawFact], n_rows: int) -> Iterator[list[RawFact]]:

@@ -98,6 +98,11 @@ def parse_options(task: str, given: object, *, on_error: str) -> Options:
             raise ConfigError(f"{what} of {task}", hint=hint)
         if value is not None:
             values[key] = _check(key, value)
+    if values.get("tier") == "t1" and task.startswith("kcmf_"):
+        raise ConfigError(
+            f"option 'tier' is 't1', but {task} has no tier 1: nothing of it is trained",
+            hint="'auto', 't0' or 't2'",
+        )
     return Options(**values)  # type: ignore[arg-type]
 
 

@@ -165,6 +165,7 @@ def look_up_labels(batch: Batch, resources: Resources) -> Batch:
 
 def look_up_cache(batch: Batch, resources: Resources) -> Batch:
     """Settle queries answered before with the same models, settings, context and labels."""
+    batch = replace(batch, matching=_matching_key(batch, resources))
     shared = _shared_key(batch, resources)
     batch = choose_gates(choose_experts(batch, resources), resources)
     keys = tuple(
@@ -205,17 +206,22 @@ def _gate_key(gate: Gate | None, resources: Resources) -> tuple[str, ...]:
     return (gate.digest, *(_engine_key(resources) if gate.use else ()))
 
 
-def _engine_key(resources: Resources) -> tuple[str, ...]:
-    mixture = resources.mixture.digest
+def _engine_key(resources: Resources, *, adapted: bool = True) -> tuple[str, ...]:
+    mixture = resources.mixture.digest if adapted else ""
     return (resources.backend_digest(), mixture) if mixture else (resources.backend_digest(),)
 
 
-def _matching_key(batch: Batch, resources: Resources) -> tuple[str, ...]:
-    """Rules and knowledge of a call; a name that does not exist fails whatever tier answers."""
+def _matching_key(batch: Batch, resources: Resources) -> str:
+    """Rules and knowledge of a call to KcMF, where its tier 2 may be asked.
+
+    Names that cannot be fail whatever tier answers.
+    """
     if not isinstance(batch.task, KcmfTask):
-        return ()
-    found = resources.matcher.digest(batch.task, batch.options)
-    return (found,) if batch.policy.engine else ()
+        return ""
+    if not batch.policy.engine:
+        resources.matcher.check(batch.task, batch.options)
+        return ""
+    return resources.matcher.digest(batch.task, batch.options)
 
 
 def _shared_key(batch: Batch, resources: Resources) -> str:
@@ -225,13 +231,15 @@ def _shared_key(batch: Batch, resources: Resources) -> str:
     labels = "".join(
         resources.demonstrator.digest(name) for name in (batch.task.name, *scorer.label_tasks)
     )
+    voted = isinstance(batch.task, KcmfTask)  # no adapter has a part in it
+    engine = _engine_key(resources, adapted=not voted) if policy.engine else ()
     return digest(
         batch.task.name,
         str(batch.task.version),
         scorer.digest,
         *(str(getattr(settings, name)) for name in AnswerSettings.__slots__),
-        *((str(policy.low), str(policy.high), *_engine_key(resources)) if policy.engine else ()),
-        *_matching_key(batch, resources),
+        *((str(policy.low), str(policy.high), *engine) if policy.engine else ()),
+        *((batch.matching,) if batch.matching else ()),
         *(("tier 1",) if policy.expert == "always" else ()),
         resources.encoder_digest() if labels or scorer.encodes else "",
         labels,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import cast
@@ -29,7 +29,7 @@ from meld_duckdb.planner.experts import Experts, expert_loader
 from meld_duckdb.planner.gate import Gates
 from meld_duckdb.planner.indexing import Indexed, Indexer, Progress
 from meld_duckdb.planner.kcmf.matcher import Matcher
-from meld_duckdb.planner.kcmf.sources import Sources
+from meld_duckdb.planner.kcmf.sources import Likeness, Sources
 from meld_duckdb.planner.knowing import usable_bases
 from meld_duckdb.planner.loaded import Loaded, Notice
 from meld_duckdb.planner.mixture import Mixture, MixtureSettings
@@ -47,6 +47,7 @@ from meld_duckdb.retrieval.bases import KnowledgeBase, list_bases
 from meld_duckdb.retrieval.blocking import Candidates
 from meld_duckdb.retrieval.catalogue import table_digest
 from meld_duckdb.retrieval.methods import Vectorisers, find
+from meld_duckdb.retrieval.remote_sources import endpoint
 from meld_duckdb.retrieval.store import Label
 from meld_duckdb.retrieval.table_rows import TableRows
 from meld_duckdb.settings import Settings
@@ -121,7 +122,9 @@ class Session(Loaded):
                     self.tables,
                     self._bases,
                     lambda: self.store,
+                    Likeness(self._encoder_digest, self._encode, lambda: self.store),
                     lambda: self.remote,
+                    lambda service: endpoint(service, settings),
                 ),
                 lambda name, kind: load_rules(self._workspace.rules_path, name, kind),
                 self.demonstrator,
@@ -130,10 +133,12 @@ class Session(Loaded):
         )
         self.planner = Planner(self._resources)
 
-    def _bases(self) -> list[KnowledgeBase]:
-        """The knowledge bases; the store is opened only where there are some."""
+    def _bases(self, names: Collection[str] | None) -> list[KnowledgeBase]:
+        """The knowledge bases of these names, all for None."""
         folder = self._workspace.knowledge_path
-        return usable_bases(folder, self.store) if list_bases(folder) else []
+        if names is None and not list_bases(folder):
+            return []
+        return usable_bases(folder, self.store, names)
 
     def _untuned_digest(self) -> str:
         return models.model_digest(self._encoder_path())

@@ -1,7 +1,8 @@
 """Which knowledge bases a workspace has: a manifest each, written when all its facts are stored.
 
 A complete base has ``<workspace>/knowledge/NAME.json``. While facts are added to it or removed,
-that file is called ``NAME.adding``, and the base counts as absent.
+that file is called ``NAME.adding``, and the base counts as absent. The file of a base that is new
+is empty until then.
 """
 
 from __future__ import annotations
@@ -9,16 +10,20 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
+import threading
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from meld_duckdb.errors import ArtefactCorrupt, ArtefactError, InputError, unknown_name
 from meld_duckdb.records import digest, plain_text
 from meld_duckdb.retrieval.schema import ALIAS, Fact, term_key
 from meld_duckdb.workspace import write_atomic
+
+if TYPE_CHECKING:
+    from meld_duckdb.retrieval.knowledge import Knowledge
 
 RawFact = tuple[str | None, str | None, str | None, str | None]
 """Term, relation, object and text of a fact as it was read; the text may be left out."""
@@ -26,6 +31,7 @@ RawFact = tuple[str | None, str | None, str | None, str | None]
 _FORMAT = "meld-knowledge/1"
 _NAME = re.compile(r"[a-z0-9_-]{1,64}")
 _SUFFIX, _ADDING = ".json", ".adding"
+_MOST_HELD = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +140,7 @@ def read_base(folder: Path, name: str) -> KnowledgeBase:
     check_name(name)
     if (folder / f"{name}{_SUFFIX}").is_file():
         return _read(folder, name)
-    if (folder / f"{name}{_ADDING}").is_file():
+    if is_being_added(folder, name):
         raise InputError(
             f"the knowledge base {name!r} is not complete: facts are being added, or a run that "
             "added some was stopped",
@@ -150,10 +156,17 @@ def unfinished_base(folder: Path, name: str) -> KnowledgeBase | None:
     Raises:
         ArtefactCorrupt: Its manifest is damaged.
     """
-    for suffix in (_SUFFIX, _ADDING):
-        if (folder / f"{name}{suffix}").is_file():
-            return _read(folder, name, suffix)
+    if (folder / f"{name}{_SUFFIX}").is_file():
+        return _read(folder, name)
+    if is_being_added(folder, name) and (folder / f"{name}{_ADDING}").stat().st_size:
+        return _read(folder, name, _ADDING)
     return None
+
+
+def is_being_added(folder: Path, name: str) -> bool:
+    """Whether facts are being added to a base, or a run that added some was stopped."""
+    paths = [folder / f"{name}{suffix}" for suffix in (_SUFFIX, _ADDING)]
+    return [path.is_file() for path in paths] == [False, True]
 
 
 def write_base(folder: Path, base: KnowledgeBase) -> None:
@@ -171,11 +184,14 @@ def write_base(folder: Path, base: KnowledgeBase) -> None:
 
 
 def suspend_base(folder: Path, name: str) -> None:
-    """Let a base count as absent from now on, until its manifest is written again."""
+    """Let a base count as not complete from now on, until its manifest is written."""
     path = folder / f"{name}{_SUFFIX}"
-    if path.is_file():
-        with _writing(folder):
+    with _writing(folder):
+        if path.is_file():
             path.replace(path.with_suffix(_ADDING))
+        elif not is_being_added(folder, name):
+            folder.mkdir(exist_ok=True)
+            write_atomic(path.with_suffix(_ADDING), "")
 
 
 def remove_base(folder: Path, name: str) -> bool:
@@ -186,6 +202,82 @@ def remove_base(folder: Path, name: str) -> bool:
         for path in found:
             path.unlink(missing_ok=True)
     return bool(found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """What the store holds of a base."""
+
+    n_facts: int
+    digest: str
+    all_embedded: bool
+
+
+_HELD: dict[tuple[object, ...], _Held] = {}
+_HOLDING = threading.Lock()
+
+
+def check_facts(base: KnowledgeBase, store: Knowledge) -> KnowledgeBase:
+    """Look whether the facts of a base are those of its manifest.
+
+    They are read once per version of their table and process.
+
+    Returns:
+        The base; without an encoder where not all its facts have a vector of the store's.
+
+    Raises:
+        ArtefactCorrupt: They are not, for example because the workspace was rolled back.
+    """
+    held = _held(base, store)
+    if held.digest != base.digest:
+        raise misfit(base, held.n_facts)
+    return base if held.all_embedded else replace(base, encoder="")
+
+
+def misfit(base: KnowledgeBase, n_facts: int) -> ArtefactCorrupt:
+    """Word that the ``n_facts`` stored facts of a base are not those of its manifest."""
+    got = f"has {n_facts} facts, expected {base.n_facts}"
+    if n_facts == base.n_facts:
+        got = f"has other facts than the {n_facts} that were added"
+    return ArtefactCorrupt(
+        f"the knowledge base {base.name!r} {got}; the workspace was rolled back, or its index is "
+        "damaged",
+        hint=f"make it anew from {', '.join(base.created_from)}: meld kb add {base.name} SOURCE "
+        "--replace (or meld kb load); or meld workspace rollback",
+    )
+
+
+def usable_bases(
+    folder: Path, store: Knowledge, names: Collection[str] | None = None
+) -> list[KnowledgeBase]:
+    """The bases of a workspace, by name, after a look whether their facts are there.
+
+    Args:
+        folder: Where the manifests are.
+        store: Where the facts are.
+        names: Only these, so that others may be damaged; None for all that are complete.
+
+    Returns:
+        As `check_facts` gives them.
+
+    Raises:
+        InputError: There is no base of a name, or not yet all of it.
+        ArtefactCorrupt: A manifest is damaged, or facts are gone.
+    """
+    wanted = _names(folder) if names is None else sorted(set(names))
+    return [check_facts(read_base(folder, name), store) for name in wanted]
+
+
+def _held(base: KnowledgeBase, store: Knowledge) -> _Held:
+    key = (*store.knowledge_state(), base.name, base.hierarchy)
+    with _HOLDING:
+        if key not in _HELD:
+            facts = store.stored_facts(base.name)
+            digest_ = content_digest(facts, base.hierarchy)
+            while len(_HELD) >= _MOST_HELD:
+                del _HELD[next(iter(_HELD))]
+            _HELD[key] = _Held(len(facts), digest_, all(facts.values()))
+        return _HELD[key]
 
 
 @contextmanager

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import heapq
+from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from meld_duckdb.records import digest
 from meld_duckdb.retrieval.rows import RowStore
@@ -18,6 +21,7 @@ from meld_duckdb.retrieval.schema import (
     sql_text,
     storable,
     term_key,
+    vector_matrix,
 )
 from meld_duckdb.retrieval.search import search
 
@@ -25,6 +29,9 @@ _COLUMNS = ("key", "term", "relation", "object", "text")
 
 _LOOKUP = 5_000
 """Names looked up by one query."""
+
+_AT_ONCE = 1_024
+"""Queries by vector compared with a batch of facts in one go."""
 
 
 def fact_key(base: str, fact: Fact) -> str:
@@ -105,67 +112,71 @@ class Knowledge(RowStore):
         where = f"base = {sql_text(base)}"
         with self.lance.guard("knowledge"):
             like = search(table, k, _COLUMNS, where, self._encoder, vectors, texts)
-        named = self._named(base, [term_key(text) for text in texts])
+        named = self._named(base, [term_key(text) for text in texts], k)
         return [
             _first(chain(((row, True) for row in exact), ((row, False) for row in near)), k)
             for exact, near in zip(named, like, strict=True)
         ]
 
-    def facts_of(self, base: str, terms: Sequence[str]) -> dict[str, list[Fact]]:
-        """All facts of the terms that go by each name, in order of their keys.
+    def facts_of(self, base: str, names: Sequence[str], most: int = 200) -> dict[str, list[Fact]]:
+        """Facts of the terms that go by each name, in order of their keys.
+
+        Memory is bounded by ``most``, however many facts a term has and terms go by a name.
 
         Args:
             base: Name of the knowledge base.
-            terms: Names: exact terms or aliases.
+            names: Exact terms or aliases.
+            most: Facts per name at most, those with the lowest keys; and terms per name at most,
+                beside that of the name itself.
         """
         facts: dict[str, list[Fact]] = {}
-        distinct = list(dict.fromkeys(terms))
-        for part in _parts(distinct):
-            for term, rows in zip(part, self._named(base, list(map(term_key, part))), strict=True):
-                rows.sort(key=lambda row: str(row["key"]))
-                facts[term] = [_fact(row) for row in rows]
+        for part in _parts(list(dict.fromkeys(names))):
+            named = self._named(base, list(map(term_key, part)), most)
+            for name, rows in zip(part, named, strict=True):
+                first = heapq.nsmallest(most, rows, key=lambda row: str(row["key"]))
+                facts[name] = [_fact(row) for row in first]
         return facts
 
     def known_terms(self, base: str, texts: Sequence[str]) -> list[bool]:
         """Whether each text is a term of a base, or another name of one."""
         keys = [storable(term_key(text)) or "" for text in texts]
-        found: set[str | None] = set()
-        for row in self._exact(base, keys, ("term_key", "alias_key")):
-            found.update(row.values())
-        return [key != "" and key in found for key in keys]
+        wanted = set(keys) - {""}
+        found: set[str] = set()
+        for part in _parts(sorted(wanted)):
+            either = f"({sql_in('term_key', part)} OR {sql_in('alias_key', part)})"
+            for batch in self._facts(base, either, ("term_key", "alias_key")):
+                for column in batch.columns:
+                    found.update(wanted.intersection(column.to_pylist()))
+        return [key in found for key in keys]
 
-    def nearest_term(
-        self, base: str, texts: Sequence[str], vectors: np.ndarray | None
-    ) -> list[str | None]:
-        """The term of a base that each text names best; None where none has a word of it.
+    def likeliest_term(self, base: str, vectors: np.ndarray, least: float) -> list[str | None]:
+        """The term of the fact whose text is most like each query; ties by the fact's key.
 
-        A term of that name is better than one that has it as another name; where there is neither,
-        it is the term of the fact that is found first by words and, with vectors, by likeness.
+        Every fact of the base is compared, by no index, so other bases make no difference.
 
         Args:
             base: Name of the knowledge base.
-            texts: What is looked for.
-            vectors: float32 [n, d], L2-normalised, of the texts; None to search by words alone.
+            vectors: float32 [n, d], L2-normalised.
+            least: Cosine in [-1, 1], to four places, that the fact has at least.
+
+        Returns:
+            None where no fact is that like, or none has a vector of this encoder.
         """
-        keys = [storable(term_key(text)) or "" for text in texts]
-        best: dict[str, tuple[bool, str, str, str]] = {}
-        for row in self._exact(base, keys, ("key", "term", "term_key", "alias_key")):
-            for name, is_alias in ((row["term_key"], False), (row["alias_key"], True)):
-                if name is not None:
-                    rank = (is_alias, row["term_key"], row["key"], row["term"])
-                    best[name] = min(best.get(name, rank), rank)
-        found = [best[key][3] if key and key in best else None for key in keys]
-        left = [i for i, term in enumerate(found) if term is None and keys[i]]
-        table = self._open("knowledge")
-        if table is None or not left:
-            return found
-        near = None if vectors is None else vectors[left]
-        where, asked = f"base = {sql_text(base)}", [texts[i] for i in left]
-        with self.lance.guard("knowledge"):
-            hits = search(table, 1, ("key", "term"), where, self._encoder, near, asked)
-        for i, rows in zip(left, hits, strict=True):
-            found[i] = rows[0]["term"] if rows else None
-        return found
+        best: list[tuple[float, str, str | None]] = [(-2.0, "", None)] * len(vectors)
+        own = f"encoder = {sql_text(self._encoder)} AND vector IS NOT NULL"
+        columns = ("key", "term", "vector")
+        for batch in self._facts(base, own, columns) if len(vectors) else ():
+            keys = np.asarray(batch.column("key").to_pylist(), dtype=np.str_)
+            order = np.argsort(keys)
+            rows = vector_matrix(pa.chunked_array([batch.column("vector")]), self._dimension)[order]
+            for start in range(0, len(vectors), _AT_ONCE):
+                like = np.round(vectors[start : start + _AT_ONCE] @ rows.T, 4)
+                for i, j in enumerate(like.argmax(axis=1), start):  # the first of equals
+                    found, key = float(like[i - start, j]), str(keys[order[j]])
+                    if (-found, key) < (-best[i][0], best[i][1]):
+                        best[i] = (found, key, batch.column("term")[int(order[j])].as_py())
+        # float32 of the least is compared, as the cosines are float32, too
+        return [term if found >= np.float32(least) else None for found, _, term in best]
 
     def remove_knowledge(self, base: str) -> int:
         """Forget a base; gives how many facts it had."""
@@ -183,36 +194,54 @@ class Knowledge(RowStore):
         """Number of facts of a base."""
         return self._count("knowledge", f"base = {sql_text(base)}")
 
-    def _exact(
-        self, base: str, keys: Sequence[str], columns: Sequence[str]
-    ) -> Iterator[dict[str, Any]]:
-        """Facts whose term is one of some names, or that give one of them as another name."""
+    def knowledge_state(self) -> tuple[str, str, int]:
+        """What all facts depend on: where they are, the encoder, and the version of the table."""
         table = self._open("knowledge")
-        if table is None:
-            return
-        for part in _parts([key for key in dict.fromkeys(keys) if key]):
-            names = f"({sql_in('term_key', part)} OR {sql_in('alias_key', part)})"
-            where = f"base = {sql_text(base)} AND {names}"
-            for batch in self._batches("knowledge", table, where, columns):
-                yield from batch.to_pylist()
+        return str(self.lance.path), self._encoder, 0 if table is None else int(table.version)
 
-    def _named(self, base: str, keys: Sequence[str]) -> list[list[dict[str, Any]]]:
-        """For each name the facts of the terms that go by it, in order of their keys."""
+    def _facts(self, base: str, where: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """The facts of a base that pass a filter, some columns of them, part by part."""
+        table = self._open("knowledge")
+        if table is not None:
+            where = f"base = {sql_text(base)} AND {where}"
+            yield from self._batches("knowledge", table, where, columns)
+
+    def _named(self, base: str, keys: Sequence[str], most: int) -> list[list[dict[str, Any]]]:
+        """For each name facts of the terms that go by it: by term, then in order of their keys.
+
+        Of a term there are at most ``most`` facts; of the terms that have the name as an alias,
+        the first ``most``.
+        """
         distinct = [storable(key) or "" for key in dict.fromkeys(keys)]
-        own = f"base = {sql_text(base)}"
-        names = ("key", "term_key", "alias_key")
-        terms: dict[str, set[str]] = {key: {key} for key in distinct}
-        for row in self._dicts("knowledge", f"{own} AND {sql_in('alias_key', distinct)}", names):
-            terms[row["alias_key"]].add(row["term_key"])
-        wanted = sorted(set().union(*terms.values()))
-        by_term: dict[str, list[dict[str, Any]]] = {}
-        where = f"{own} AND {sql_in('term_key', wanted)}"
-        for row in self._dicts("knowledge", where, (*_COLUMNS, "term_key")):
-            by_term.setdefault(row["term_key"], []).append(row)
+        others: dict[str, list[str]] = {key: [] for key in distinct}
+        names = ("term_key", "alias_key")
+        for batch in self._facts(base, sql_in("alias_key", distinct), names):
+            for term, alias in zip(*(batch.column(n).to_pylist() for n in names), strict=True):
+                if term != alias:
+                    _keep_first(others[alias], term, most)
+        terms = {key: sorted({key, *others[key]}) for key in distinct}
+        by_term = self._first_facts(base, sorted(set(chain.from_iterable(terms.values()))), most)
         return [
-            [row for term in sorted(terms[storable(key) or ""]) for row in by_term.get(term, [])]
+            [row for term in terms[storable(key) or ""] for row in by_term.get(term, [])]
             for key in keys
         ]
+
+    def _first_facts(
+        self, base: str, terms: Sequence[str], most: int
+    ) -> dict[str, list[dict[str, Any]]]:
+        """Of each term the facts with the lowest keys, in order of these."""
+        first: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+        for part in _parts(terms):
+            where = sql_in("term_key", part)
+            for batch in self._facts(base, where, (*_COLUMNS, "term_key")):
+                keys, names = (batch.column(n).to_pylist() for n in ("key", "term_key"))
+                for i, (key, name) in enumerate(zip(keys, names, strict=True)):
+                    rows = first.setdefault(name, [])
+                    if len(rows) < most or key < rows[-1][0]:
+                        row = {column: batch.column(column)[i].as_py() for column in _COLUMNS}
+                        insort(rows, (key, row), key=lambda pair: pair[0])
+                        del rows[most:]
+        return {name: [row for _, row in rows] for name, rows in first.items()}
 
 
 def _first(rows: chain[tuple[dict[str, Any], bool]], k: int) -> list[FoundFact]:
@@ -229,6 +258,14 @@ def _first(rows: chain[tuple[dict[str, Any], bool]], k: int) -> list[FoundFact]:
 
 def _fact(row: dict[str, Any]) -> Fact:
     return Fact(row["term"], row["relation"], row["object"], row["text"])
+
+
+def _keep_first(kept: list[str], text: str, most: int) -> None:
+    """Add a text to a list that is in order, has each once, and keeps the first ``most``."""
+    i = bisect_left(kept, text)
+    if i < most and kept[i : i + 1] != [text]:
+        kept.insert(i, text)
+        del kept[most:]
 
 
 def _parts(names: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -1,8 +1,9 @@
 """The client of remote knowledge, the only door to httpx: what leaves the machine leaves here.
 
 Only keywords are sent, one per request, and only to services that the setting ``remote`` allows.
-A failure is data: no sentences and a reason. No call takes longer than its deadline, since every
-request runs in a thread that is left behind when its time is up.
+A failure is data: no sentences and a reason. No call takes longer than its deadline, which grows
+with the number of keywords, since every request runs in a thread that is left behind when its time
+is up. A service that fails again and again is left alone for a while, by all calls.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from meld_duckdb.errors import ConfigError, unknown_name
 from meld_duckdb.retrieval import remote_sources as sources
+from meld_duckdb.retrieval.remote_breaker import Breaker
 from meld_duckdb.retrieval.remote_cache import RemoteCache
 from meld_duckdb.retrieval.remote_call import (
     Again,
@@ -39,6 +41,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Limits", "RemoteFacts", "RemoteKnowledge", "Timing"]
 
+_NOTICED = 100
+"""Keywords to be asked about beyond which a call says how long that takes."""
+
 _GZIP = 16 + zlib.MAX_WBITS
 _CONNECTED = (".connect_tcp.complete", ".start_tls.complete")
 
@@ -46,12 +51,13 @@ _CONNECTED = (".connect_tcp.complete", ".start_tls.complete")
 class RemoteKnowledge:
     """Knowledge of remote services, each answer kept on disk. Safe for many threads.
 
-    The threads that share one of these share its rate limit, so a process needs only one.
+    The threads that share one of these share its rate limit and what they know of services that
+    fail, so a process needs only one.
 
     Args:
         settings: What is allowed, and where the services are.
         cache_path: The file of `RemoteCache`.
-        notice: Told once per call when a service is left alone or the time was too short.
+        notice: Told when a service is left alone, a call will take long, or its time was too short.
         limits: How patient to be.
         timing: Clock and sleep.
     """
@@ -72,6 +78,7 @@ class RemoteKnowledge:
             limits=limits,
             timing=timing or Timing(),
             slots=Slots(limits.per_second),
+            breaker=Breaker(limits.break_after, limits.cool_down_s),
             open_line=lambda: _Line(settings.remote_contact, limits.max_bytes),
             notice=notice,
         )
@@ -99,11 +106,14 @@ class RemoteKnowledge:
             if reason:
                 told[keyword] = RemoteFacts((), f"not sent: {reason}")
         wanted = [keyword for keyword in dict.fromkeys(cleaned.values()) if keyword not in told]
-        where = sources.endpoint(service, self._settings.answer)
+        where = sources.endpoint(service, self._settings)
         for keyword, sentences in self._cache.get(service, where, wanted).items():
             told[keyword] = RemoteFacts(sentences, None)
         missing = [keyword for keyword in wanted if keyword not in told]
-        call = Call(service, self._settings.answer, self._means)
+        told.update(self._failed_lately(service, missing))
+        missing = [keyword for keyword in missing if keyword not in told]
+        call = Call(service, len(missing), self._settings, self._means)
+        self._announce(service, len(missing), call.least_s)
         try:
             for keyword in missing:
                 told[keyword] = call.ask(keyword)
@@ -116,6 +126,21 @@ class RemoteKnowledge:
     def close(self) -> None:
         """Close the file of the cache."""
         self._cache.close()
+
+    def _failed_lately(self, service: str, keywords: Sequence[str]) -> dict[str, RemoteFacts]:
+        """Those keywords that the service failed to answer just now, and why."""
+        now = self._means.timing.clock()
+        failed = self._means.breaker.failed_lately(service, keywords, now)
+        return {
+            k: RemoteFacts((), failure.reason, failure.passing) for k, failure in failed.items()
+        }
+
+    def _announce(self, service: str, n_keywords: int, seconds: float) -> None:
+        """Say how long a call takes that asks about many keywords."""
+        is_open = self._means.breaker.is_open(service, self._means.timing.clock())
+        if n_keywords > _NOTICED and not is_open:
+            about = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} minutes"
+            self._means.notice(f"asking {service} about {n_keywords:,} keywords, about {about}")
 
     def _check(self, service: str) -> None:
         if service not in REMOTE_SERVICES:
@@ -131,7 +156,7 @@ class RemoteKnowledge:
                 f"MELD_REMOTE={value}",
             )
         names = sources.endpoint_settings(service)
-        values = {name: getattr(self._settings.answer, name) for name in names}
+        values = {name: getattr(self._settings, name) for name in names}
         values["remote_contact"] = self._settings.remote_contact
         for name, value in values.items():
             expected = complain(name, value)

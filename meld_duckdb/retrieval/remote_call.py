@@ -18,7 +18,8 @@ from typing import Protocol
 
 from meld_duckdb import interrupt
 from meld_duckdb.retrieval import remote_sources as sources
-from meld_duckdb.settings import AnswerSettings
+from meld_duckdb.retrieval.remote_breaker import Breaker, Failure
+from meld_duckdb.settings import Settings
 
 _SLICE_S = 0.1
 _HOPS = 3
@@ -32,10 +33,12 @@ class RemoteFacts:
     Attributes:
         sentences: Cleaned; data for a prompt, never instructions.
         error: Why there is nothing; None beside no sentences: the service knows nothing.
+        passing: Asking again later may help: the service was slow, busy, not there or left alone.
     """
 
     sentences: tuple[str, ...]
     error: str | None
+    passing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +47,15 @@ class Limits:
 
     Attributes:
         timeout_s: For one request, from connecting to the last byte.
-        deadline_s: For one call of `RemoteKnowledge.facts`.
+        deadline_s: For one call of `RemoteKnowledge.facts`, beside twice what the rate of requests
+            alone makes it take.
         tries: For a request that fails in a way that may pass.
         backoff_s: Wait before the second try; it doubles for each further one.
         retry_after_s: A service that asks to wait longer is not asked again for this keyword.
         max_bytes: Size of an answer.
         per_second: Requests to one service.
         break_after: Keywords that fail in a row before a service is left alone.
+        cool_down_s: For which it is left alone, and a keyword that failed is not asked again.
     """
 
     timeout_s: float = 10.0
@@ -61,6 +66,7 @@ class Limits:
     max_bytes: int = 1 << 20
     per_second: float = 5.0
     break_after: int = 5
+    cool_down_s: float = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +90,12 @@ class Failed(Exception):
 
     Args:
         reason: For `RemoteFacts.error`; without any text of the service.
+        passing: For `RemoteFacts.passing`.
     """
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, *, passing: bool = False) -> None:
         self.reason = reason
+        self.passing = passing
         super().__init__(reason)
 
 
@@ -100,7 +108,7 @@ class Again(Failed):
     """
 
     def __init__(self, reason: str, after_s: float | None = None) -> None:
-        super().__init__(reason)
+        super().__init__(reason, passing=True)
         self.after_s = after_s
 
 
@@ -142,7 +150,7 @@ class Slots:
     """When the next request to a service may start, for all threads."""
 
     def __init__(self, per_second: float) -> None:
-        self._gap = 1.0 / per_second
+        self.gap = 1.0 / per_second
         self._next: dict[str, float] = {}
         self._lock = threading.Lock()
 
@@ -150,7 +158,7 @@ class Slots:
         """Reserve the next slot; gives the seconds until then."""
         with self._lock:
             at = max(now, self._next.get(service, now))
-            self._next[service] = at + self._gap
+            self._next[service] = at + self.gap
             return at - now
 
     def hold(self, service: str, until: float) -> None:
@@ -160,48 +168,74 @@ class Slots:
 
 
 class _Late(Exception):
-    """The deadline of the call."""
+    """The deadline of the call.
+
+    Args:
+        failure: What went wrong before, where it was not only the time.
+    """
+
+    def __init__(self, failure: Failed | None = None) -> None:
+        self.failure = failure
+        super().__init__()
 
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """What all calls share: patience, clock, rate limit, connections, and whom to tell."""
+    """What all calls share: patience, clock, rate limit, failures, connections, whom to tell."""
 
     limits: Limits
     timing: Timing
     slots: Slots
+    breaker: Breaker
     open_line: Callable[[], Line]
     notice: Callable[[str], None]
 
 
 class Call:
-    """One call of `RemoteKnowledge.facts`: its deadline, its connection, its failures."""
+    """One call of `RemoteKnowledge.facts`: its deadline and its connection.
 
-    def __init__(self, service: str, settings: AnswerSettings, means: Means) -> None:
+    Args:
+        service: The service.
+        n_keywords: How many keywords it will be asked about.
+        settings: Where the service is.
+        means: What is shared with other calls.
+    """
+
+    def __init__(self, service: str, n_keywords: int, settings: Settings, means: Means) -> None:
         self._service = service
         self._settings = settings
         self._means = means
         self._limits, self._timing = means.limits, means.timing
-        self._deadline = self._timing.clock() + self._limits.deadline_s
+        self.least_s = n_keywords * sources.MOST_REQUESTS[service] / means.limits.per_second
+        self._allowed_s = means.limits.deadline_s + 2.0 * self.least_s
+        self._deadline = self._timing.clock() + self._allowed_s
         self._line: Line | None = None
-        self._failed_in_a_row = 0
-        self._left_alone: str | None = None
         self._late = 0
 
     def ask(self, keyword: str) -> RemoteFacts:
         """Ask about one keyword, if the service still answers and there is time."""
         interrupt.check()
-        if self._left_alone:
-            return RemoteFacts((), self._left_alone)
+        breaker = self._means.breaker
+        refused = breaker.enter(self._service, self._timing.clock())
+        if refused is not None:
+            return RemoteFacts((), refused, passing=True)
         try:
             sentences = self._steps(keyword)
-        except _Late:
+        except _Late as late:
             self._late += 1
-            return RemoteFacts((), "deadline")
+            if late.failure is None:
+                breaker.gave_up(self._service)
+            else:
+                self._count(Failure(late.failure.reason, passing=True))
+            return RemoteFacts((), "deadline", passing=True)
         except (Failed, sources.UnexpectedAnswer) as problem:
-            self._count_failure(problem.reason)
-            return RemoteFacts((), problem.reason)
-        self._failed_in_a_row = 0
+            passing = isinstance(problem, Failed) and problem.passing
+            self._count(Failure(problem.reason, passing), keyword)
+            return RemoteFacts((), problem.reason, passing)
+        except BaseException:
+            breaker.gave_up(self._service)
+            raise
+        breaker.answered(self._service)
         return RemoteFacts(sentences, None)
 
     def close(self) -> None:
@@ -211,15 +245,14 @@ class Call:
         if self._late:
             self._means.notice(
                 f"{self._late} keywords were not answered by {self._service} within "
-                f"{self._limits.deadline_s:g} s"
+                f"{self._allowed_s:.0f} s"
             )
 
-    def _count_failure(self, reason: str) -> None:
-        self._failed_in_a_row += 1
-        if self._failed_in_a_row >= self._limits.break_after:
-            count = self._failed_in_a_row
-            self._left_alone = f"left alone after {count} failures in a row, the last: {reason}"
-            self._means.notice(f"the service {self._service} was {self._left_alone}")
+    def _count(self, failure: Failure, keyword: str | None = None) -> None:
+        now = self._timing.clock()
+        notice = self._means.breaker.failed(self._service, failure, now, keyword)
+        if notice is not None:
+            self._means.notice(notice)
 
     def _steps(self, keyword: str) -> tuple[str, ...]:
         steps = sources.ask(self._service, keyword, self._settings)
@@ -235,14 +268,18 @@ class Call:
     def _fetch(self, request: sources.Request) -> object:
         """Carry out a request, again if its failure may pass."""
         wait, tries = 0.0, self._limits.tries
+        failure: Failed | None = None
         for attempt in range(1, tries + 1):
-            self._pause(wait)
             try:
+                self._pause(wait)
                 return self._follow(request)
             except Again as problem:
+                failure = problem
                 if attempt == tries:
                     raise
                 wait = self._wait_after(problem, attempt)
+            except _Late as late:
+                raise _Late(failure) from late
         raise Failed("not tried")
 
     def _wait_after(self, problem: Again, attempt: int) -> float:
@@ -251,7 +288,8 @@ class Call:
         if problem.after_s is None:
             return backoff
         if problem.after_s > self._limits.retry_after_s:
-            raise Failed(f"{problem.reason}, and asks to wait {problem.after_s:.0f} s")
+            reason = f"{problem.reason}, and asks to wait {problem.after_s:.0f} s"
+            raise Failed(reason, passing=True)
         self._means.slots.hold(self._service, self._timing.clock() + problem.after_s)
         return max(problem.after_s, backoff)
 
@@ -261,11 +299,18 @@ class Call:
             raise _Late
         self._timing.nap(seconds)
 
+    def _wait_for_slot(self) -> None:
+        """Wait for a turn; while other calls have theirs, the time of this one stands still."""
+        slots = self._means.slots
+        wait = slots.take(self._service, self._timing.clock())
+        self._deadline += max(0.0, wait - slots.gap)
+        self._pause(wait)
+
     def _follow(self, request: sources.Request) -> object:
         """Carry out a request once, and what it is redirected to on the same host."""
         url = request.url
         for _ in range(_HOPS + 1):
-            self._pause(self._means.slots.take(self._service, self._timing.clock()))
+            self._wait_for_slot()
             reply = self._send(url, request.accept)
             if reply.location is None:
                 return _read(reply)

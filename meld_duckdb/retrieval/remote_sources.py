@@ -17,7 +17,7 @@ import urllib.parse
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 
-from meld_duckdb.settings import AnswerSettings
+from meld_duckdb.settings import Settings
 
 VERSION = 1
 """Counts changes of what is asked and of how answers are read; part of the key of the cache."""
@@ -68,7 +68,7 @@ class Request:
 Steps = Generator[Request, object, tuple[str, ...]]
 
 
-def ask(service: str, keyword: str, settings: AnswerSettings) -> Steps:
+def ask(service: str, keyword: str, settings: Settings) -> Steps:
     """What ``service`` knows about a keyword, in sentences; none if it does not know it.
 
     Args:
@@ -82,8 +82,11 @@ def ask(service: str, keyword: str, settings: AnswerSettings) -> Steps:
     return _SERVICES[service](keyword, settings)
 
 
-def endpoint(service: str, settings: AnswerSettings) -> str:
-    """Everything in the settings that says where ``service`` is."""
+def endpoint(service: str, settings: Settings) -> str:
+    """Everything in the settings that says where ``service`` is.
+
+    Part of the key of what it answered, and of every answer that was given with its help.
+    """
     return " ".join(getattr(settings, name) for name in endpoint_settings(service))
 
 
@@ -118,7 +121,7 @@ def clean_sentence(text: str, most: int = MAX_SENTENCE) -> str:
     return _cut(" ".join(text.split()), most)
 
 
-def _wikidata(keyword: str, settings: AnswerSettings) -> Steps:
+def _wikidata(keyword: str, settings: Settings) -> Steps:
     query = {
         "action": "wbsearchentities",
         "search": keyword,
@@ -174,7 +177,7 @@ def _with_article(value: str) -> str:
     return f"an {value}" if value[0].lower() in "aeiou" else f"a {value}"
 
 
-def _wikipedia(keyword: str, settings: AnswerSettings) -> Steps:
+def _wikipedia(keyword: str, settings: Settings) -> Steps:
     query = {
         "action": "query",
         "generator": "search",
@@ -198,7 +201,7 @@ def _wikipedia(keyword: str, settings: AnswerSettings) -> Steps:
     return _finished([_text(_object(pages[0]).get("extract"))], MAX_EXTRACT)
 
 
-def _snomed(keyword: str, settings: AnswerSettings) -> Steps:
+def _snomed(keyword: str, settings: Settings) -> Steps:
     base = settings.snomed_url.rstrip("/")
     branch = urllib.parse.quote(settings.snomed_branch, safe="/")
     query = {"term": keyword, "activeFilter": "true", "limit": "1"}
@@ -231,7 +234,10 @@ def _term(concept: dict[str, object]) -> str:
     return _SEMANTIC_TAG.sub("", clean_sentence(_text(name)))
 
 
-_SERVICES: dict[str, Callable[[str, AnswerSettings], Steps]] = {
+MOST_REQUESTS = {"wikidata": 2, "wikipedia": 1, "snomed": 2}
+"""Requests for one keyword, by service; redirects aside."""
+
+_SERVICES: dict[str, Callable[[str, Settings], Steps]] = {
     "wikidata": _wikidata,
     "wikipedia": _wikipedia,
     "snomed": _snomed,

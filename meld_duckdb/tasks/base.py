@@ -122,6 +122,8 @@ class Prompt:
         question: The part of its own. Data in it is delimited and never read as instruction.
         choices: The answers allowed, scored by next-token log-probability; empty to generate.
         max_tokens: Upper bound when generating.
+        keep_turns: Whether a prompt that is too long is refused as it is, because who made it
+            shortens it in an order of its own, instead of losing its oldest turns.
     """
 
     system: str
@@ -129,6 +131,7 @@ class Prompt:
     question: str
     choices: tuple[str, ...] = ()
     max_tokens: int = 32
+    keep_turns: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,13 @@
 """Entity matching without a label of the tables: what the starter's expert adds, set by set.
 
-    python -m tests.bench.bench_cross_dataset --data DIR --keep DIR [--model-rows 300] [--json FILE]
+    python -m tests.bench.bench_cross_dataset --data DIR [--keep DIR] [--model-rows 300]
+        [--json FILE]
     python -m tests.bench.bench_cross_dataset --data DIR --valid
 
 ``--keep`` is the workspace of ``python -m meld_duckdb.train.starter``, whose stages trained tiers 0 and
 1 without each fold of the data sets. Here they answer the test pairs of the sets they have not seen;
-how they are added up is fitted on the validation pairs of the other folds. Beside them: TF-IDF
+how they are added up is fitted on the validation pairs of the other folds; without ``--keep`` tier 0
+answers alone. Beside them: TF-IDF
 cosine with the threshold that is best on the other sets' validation pairs, a logistic regression
 over five similarities trained on the other sets, and the language model asked without examples
 (``--model-rows`` of the pairs, drawn by seed; 0 leaves it out).
@@ -29,7 +31,6 @@ from meld_duckdb.engine.cross_encoder import CrossEncoder
 from meld_duckdb.evaluate.baselines import pair_cosines, similarities
 from meld_duckdb.evaluate.metrics import best_threshold, binary_measures, interval
 from meld_duckdb.features.match import PairTables, TableIndex
-from meld_duckdb.features.stack import sigmoid
 from meld_duckdb.features.text import IdfWeights
 from meld_duckdb.models import locate
 from meld_duckdb.settings import DEFAULT_ENCODER, DEFAULT_MODEL, default_model_dir
@@ -55,48 +56,23 @@ _TRAINED_ON = 2_000
 _MAX_CHARS = 2_000
 
 
-def measure(data: Path, keep: Path, model_rows: int) -> dict[str, Any]:
+def measure(data: Path, keep: Path | None, model_rows: int) -> dict[str, Any]:
     """F1 with its interval of every way to match, by data set."""
-    folder = keep / "train" / "general" / TASK
-    said = {
-        fold: read_opinions(fold_folder(folder, fold) / "opinions.json") for fold in FOLDS[TASK]
-    }
+    folder = None if keep is None else keep / "train" / "general" / TASK
     found: dict[str, Any] = {}
     for fold in FOLDS[TASK]:
         models, weights = tier0_models(data, fold)
-        expert = CrossEncoder(
-            locate(DEFAULT_ENCODER, default_model_dir(), "encoder"),
-            fold_folder(folder, fold),
-            max_tokens=GeneralSettings().expert.max_tokens,
-        )
-        others = [opinions for other, opinions in said.items() if other != fold]
+        stacked = None if folder is None else WithExpert(folder, fold)
         for name in fold:
             pairs, labels, rows = test_rows(data / "EM" / name, weights)
             queries = [Query(pair) for pair in pairs]
-            tier1 = expert.score([option_pairs(TASK, q)[0] for q in queries]).astype(float)
             tier0 = {v: np.asarray(models[v].log_odds(rows[v]), dtype=float) for v in VARIANTS}
-            yes = {"tier 1 alone": alone(others, tier1)}
-            for variant in VARIANTS:
-                stack = fit(others, (variant,)).stack
-                yes[f"tier 0, {variant}"] = tier0[variant] >= 0
-                yes[f"tiers 0 and 1, {variant}"] = (
-                    stack.yes(tier0[variant], tier1) >= stack.threshold
-                )
-            shared = fit(others)
-            for variant in VARIANTS:
-                yes[f"one stack, {variant}"] = (
-                    shared.stack.yes(tier0[variant], tier1) >= shared.stack.threshold
-                )
+            yes = {f"tier 0, {variant}": tier0[variant] >= 0 for variant in VARIANTS}
+            if stacked is not None:
+                yes |= stacked.matches(queries, tier0)
             yes |= baselines(data, name, queries)
             own: dict[str, Any] = {way: graded(labels, given) for way, given in yes.items()}
-            likely = sigmoid(tier0["context"])
-            own["share asked"] = round(
-                float(((likely > shared.low) & (likely < shared.high)).mean()), 3
-            )
-            own["auc"] = {
-                "tier 1": round(calibrate_match.auc(labels, tier1), 4),
-                **{v: round(calibrate_match.auc(labels, tier0[v]), 4) for v in VARIANTS},
-            }
+            own["auc"] = {v: round(calibrate_match.auc(labels, tier0[v]), 4) for v in VARIANTS}
             if model_rows:
                 own["language model"] = zero_shot(queries, labels, model_rows)
             print(name, json.dumps(own), flush=True)
@@ -107,6 +83,43 @@ def measure(data: Path, keep: Path, model_rows: int) -> dict[str, Any]:
     }
     print("mean", json.dumps(found["mean"]), flush=True)
     return found
+
+
+class WithExpert:
+    """The expert trained without a fold, added to tier 0 by weights of the other folds.
+
+    Args:
+        folder: What the training of the starter left.
+        fold: The data sets left out.
+    """
+
+    def __init__(self, folder: Path, fold: Sequence[str]) -> None:
+        self._others = [
+            read_opinions(fold_folder(folder, other) / "opinions.json")
+            for other in FOLDS[TASK]
+            if other != fold
+        ]
+        self._expert = CrossEncoder(
+            locate(DEFAULT_ENCODER, default_model_dir(), "encoder"),
+            fold_folder(folder, fold),
+            max_tokens=GeneralSettings().expert.max_tokens,
+        )
+
+    def matches(
+        self, queries: Sequence[Query], tier0: Mapping[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """What tier 1 says alone, added to each variant, and by one sum for both variants."""
+        said = self._expert.score([option_pairs(TASK, q)[0] for q in queries]).astype(float)
+        yes = {"tier 1 alone": alone(self._others, said)}
+        shared = fit(self._others)
+        for variant in VARIANTS:
+            for name, verdict in (
+                ("tiers 0 and 1", fit(self._others, (variant,))),
+                ("one stack", shared),
+            ):
+                likely = verdict.stack.yes(tier0[variant], said)
+                yes[f"{name}, {variant}"] = likely >= verdict.stack.threshold
+        return yes
 
 
 def validate(data: Path) -> None:
@@ -222,8 +235,6 @@ def main() -> None:
     given = parser.parse_args()
     if given.valid:
         return validate(given.data)
-    if given.keep is None:
-        parser.error("say where the starter was trained: --keep DIR")
     found = measure(given.data, given.keep, given.model_rows)
     if given.json:
         given.json.write_text(json.dumps(found, indent=1), "utf-8")

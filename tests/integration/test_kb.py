@@ -114,6 +114,7 @@ def test_a_killed_load_is_gone_on_with(tmp_path: Path) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert meld("kb", "list", "--json").stdout == ""
+    assert "'many' is not complete" in meld("kb", "find", "many", "x").stderr
     done = meld("kb", "add", "many", str(source))
     assert done.stdout.startswith(f"many: {N_FACTS} facts ("), done.stderr
     new, there = (int(part.split()[0]) for part in done.stdout.split("(")[1].split(", ")[:2])

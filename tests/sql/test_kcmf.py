@@ -8,13 +8,15 @@ from typing import ClassVar
 import duckdb
 import pytest
 
+import meld_duckdb
+from meld_duckdb.handlers.schemas import _lines
 from meld_duckdb.kcmf.rule_files import save_rules
 from meld_duckdb.kcmf.rules import read_rules
 from meld_duckdb.planner.knowing import About, Knowing
 from meld_duckdb.retrieval.remote import RemoteFacts
 from meld_duckdb.service import LocalService
 from meld_duckdb.settings import resolve
-from meld_duckdb.tasks.base import Completion, Prompt
+from meld_duckdb.tasks.base import Answer, Completion, Prompt
 from meld_duckdb.workspace import open_workspace
 from tests.scripted import ScriptedBackend, first_choice
 from tests.sql.query import one
@@ -41,19 +43,135 @@ def test_a_question_is_asked_once_per_distinct_prompt(
     con: duckdb.DuckDBPyConnection, backend: ScriptedBackend
 ) -> None:
     assert one(con, f"SELECT kcmf_schema_match({DOB}, {BIRTH}, {{'tier': 't2'}})") is True
-    # No table is indexed, so the schemas know nothing and both sources give the same prompt.
     [prompt] = backend.asked
     assert prompt.choices == ("yes", "no")
     assert "Rules for the task:\nI: " in prompt.system
     assert prompt.question.index("person-birth_datetime") < prompt.question.index("patients-birth")
     detail = one(con, f"SELECT kcmf_schema_match_detail({DOB}, {BIRTH}, {{'tier': 't2'}})")
-    assert [(v["source"], v["answer"]) for v in detail["votes"]] == [
-        ("none", "yes"),
-        ("dak", "yes"),
-    ]
+    assert [(v["source"], v["answer"]) for v in detail["votes"]] == [("dak", "yes")]
     assert detail["probability"] == pytest.approx(0.8)
     assert detail["tier"] == 2
     assert len(backend.asked) == 1  # from the cache
+
+
+def test_a_source_that_knows_nothing_is_no_second_voice(
+    con: duckdb.DuckDBPyConnection, backend: ScriptedBackend
+) -> None:
+    asked = "{'tier': 't2', 'sources': ['none', 'dak', 'DAK']}"
+    detail = one(con, f"SELECT kcmf_schema_match_detail({DOB}, {BIRTH}, {asked})")
+    assert [v["source"] for v in detail["votes"]] == ["none"]
+    assert len(backend.asked) == 1
+
+
+def test_a_failure_of_the_engine_is_no_vote_and_is_not_kept(
+    con: duckdb.DuckDBPyConnection, backend: ScriptedBackend
+) -> None:
+    broken = Completion(None, error="out_of_memory: 900 tokens do not fit")
+    backend.script = lambda prompt: broken
+    sql = f"SELECT kcmf_schema_match_detail({DOB}, {BIRTH}, {{{T2}}})"
+    detail = one(con, sql)
+    assert (detail["answer"], detail["votes"]) == (None, [])
+    assert detail["error"].startswith("out_of_memory")
+    with pytest.raises(duckdb.Error, match="out_of_memory"):
+        con.sql(
+            f"SELECT kcmf_schema_match({DOB}, {BIRTH}, {{{T2}, 'on_error': 'fail'}})"
+        ).fetchall()
+    # One source of two: the other decides for now.
+    add_base("medicine", [("cholera", "includes", "vibrio")])
+
+    def lame(prompt: Prompt) -> Completion:
+        return broken if "vibrio" in prompt.question else first_choice(prompt)
+
+    backend.script = lame
+    both = f"SELECT kcmf_schema_match_detail({DOB}, {PRICE}, {{'tier': 't2', 'sources': ['none', 'eak']}})"
+    assert [v["source"] for v in one(con, both)["votes"]] == ["none"]
+    backend.script = first_choice
+    assert one(con, sql)["answer"] is True
+    assert [v["source"] for v in one(con, both)["votes"]] == ["none", "eak"]
+
+
+def test_there_is_no_tier_1(con: duckdb.DuckDBPyConnection) -> None:
+    with pytest.raises(duckdb.Error, match="no tier 1"):
+        con.sql(f"SELECT kcmf_schema_match({DOB}, {BIRTH}, {{'tier': 't1'}})").fetchall()
+
+
+def test_names_that_cannot_be_fail_whatever_tier_answers(con: duckdb.DuckDBPyConnection) -> None:
+    for options in ("'rules': 'nope'", "'sources': ['dk']"):
+        with pytest.raises(duckdb.Error, match=r"did you mean|nope"):
+            con.sql(
+                f"SELECT kcmf_schema_match({DOB}, {BIRTH}, {{'tier': 't0', {options}}})"
+            ).fetchall()
+
+
+def test_an_item_is_in_short_for_each_of_its_schemas(
+    con: duckdb.DuckDBPyConnection, backend: ScriptedBackend
+) -> None:
+    columns = '"table", "column", description, table_description'
+    con.execute(
+        f"CREATE TABLE l AS FROM (VALUES ('visits', 'doctor', 'see staff and care', '')) AS t({columns})"
+    )
+    for name, table in (("r1", "staff"), ("r2", "care")):
+        con.execute(
+            f"CREATE TABLE {name} AS FROM (VALUES ('{table}', '{table}_x', 'it', 'about {table}'),"
+            f" ('other', 'y', 'it', '')) AS t({columns})"
+        )
+    con.execute("FROM meld.index('l'); FROM meld.index('r1'); FROM meld.index('r2')").fetchall()
+    backend.script = lambda p: (
+        first_choice(p) if p.choices else Completion(p.question, probability=0.9, prompt_tokens=5)
+    )
+    asked = "{'tier': 't2', 'sources': ['dak'], 'self_indicator': true}"
+    for right in ("r1", "r2"):
+        con.sql(
+            f"SELECT kcmf_schema_match(l, r, {asked}) FROM l, {right} AS r WHERE r.\"table\" = 'other'"
+        ).fetchall()
+    single = {p.question for p in backend.asked if p.choices}
+    backend.asked.clear()
+    con.execute("SELECT count(*) FROM meld.stats()").fetchall()
+    together = meld_duckdb.connect(workspace=resolve()[0].workspace, cache=False)
+    together.execute(
+        f"CREATE TABLE l AS FROM (VALUES ('visits', 'doctor', 'see staff and care', '')) AS t({columns})"
+    )
+    together.execute(
+        "CREATE TABLE r AS FROM (VALUES ('staff', 'staff_x', 'it', 'about staff'),"
+        f" ('care', 'care_x', 'it', 'about care')) AS t({columns})"
+    )
+    together.sql(f"SELECT kcmf_schema_match(l, r, {asked}) FROM l, r").fetchall()
+    assert single
+    summaries = [p.question for p in backend.asked if p.system.startswith("Summarise")]
+    of_doctor = {q for q in summaries if "visits-doctor" in q}
+    assert len(of_doctor) == 2  # one per schema it is compared with
+
+
+def test_a_base_that_changes_meanwhile_is_not_kept_under_the_old_name(
+    con: duckdb.DuckDBPyConnection, backend: ScriptedBackend
+) -> None:
+    add_base("medicine", [("cholera", "includes", "old")])
+    changed = []
+
+    def script(prompt: Prompt) -> Completion:
+        if not changed:
+            changed.append(True)
+            add_base("medicine", [("cholera", "includes", "new")], replace_all=True)
+        return first_choice(prompt)
+
+    backend.script = script
+    sql = f"SELECT kcmf_schema_match_detail({DOB}, {PRICE}, {{'tier': 't2', 'sources': ['eak']}})"
+    one(con, sql)
+    assert one(con, sql)["knowledge"] == [{"source": "eak", "text": "One of cholera is new."}]
+    add_base("medicine", [("cholera", "includes", "old")], replace_all=True)
+    assert one(con, sql)["knowledge"] == [{"source": "eak", "text": "One of cholera is old."}]
+
+
+def test_each_base_tells_only_of_words_that_it_knows(
+    con: duckdb.DuckDBPyConnection, backend: ScriptedBackend
+) -> None:
+    add_base("medicine", [("cholera vaccine", "includes", "Vaxchora")])
+    add_base("parts", [("vaccine fridge", "includes", "door hinge")])
+    detail = one(
+        con,
+        f"SELECT kcmf_schema_match_detail({DOB}, {PRICE}, {{'tier': 't2', 'sources': ['eak']}})",
+    )
+    assert [k["text"] for k in detail["knowledge"]] == ["One of cholera vaccine is Vaxchora."]
 
 
 def test_the_order_of_schemas_matters_and_that_of_entities_does_not(
@@ -234,6 +352,7 @@ def test_a_prompt_that_is_too_long_is_asked_in_fewer_words(
         ("'sources': []", "empty"),
         ("'sources': ['none+dak']", "joins 'none'"),
         ("'sources': ['eak:nowhere']", "nowhere"),
+        ("'sources': ['eak']", "no knowledge base"),
         ("'sources': ['wikidata']", "remote"),
         ("'mode': 'chose'", "'choose' or 'generate'"),
         ("'demonstrations': -1", "from 0 on"),
@@ -301,6 +420,20 @@ def test_columns_are_matched_one_to_one(
     assert (many, single) == ([(2,)], [(1,)])
 
 
+def test_an_assigned_partner_is_listed_however_likely_others_are() -> None:
+    sides = [
+        [{"qualified": name, "column": c} for c in columns]
+        for name, columns in (("l", "ab"), ("r", "cd"))
+    ]
+    answers = [Answer("match", p) for p in (0.9, 0.8, 0.95)] + [Answer("mismatch", 0.1)]
+    for k in (1, 5):
+        lines = _lines(sides, answers, k, "one_to_one")
+        assert {(x["l_column"], x["r_column"]) for x in lines if x["matches"]} == {
+            ("a", "d"),
+            ("b", "c"),
+        }
+
+
 def test_descriptions_of_the_user_are_read(
     con: duckdb.DuckDBPyConnection, backend: ScriptedBackend
 ) -> None:
@@ -314,11 +447,62 @@ def test_descriptions_of_the_user_are_read(
     [prompt] = backend.asked
     assert "date of birth" in prompt.question
     assert "people" in prompt.question
-    con.execute("INSERT INTO said VALUES ('l', 'c9', 'x')")
-    with pytest.raises(duckdb.Error, match=r"l\.c9"):
-        con.sql(f"FROM meld.match_schemas({asked})").fetchall()
+    for row, message in (
+        ("('l', 'c9', 'x')", r"l\.c9.* neither schema has"),
+        ("('main.l', 'C1', 'x')", "twice"),
+    ):
+        con.execute(f"CREATE OR REPLACE TABLE more AS (FROM said UNION ALL VALUES {row})")
+        with pytest.raises(duckdb.Error, match=message):
+            con.sql(f"FROM meld.match_schemas({asked.replace('said', 'more')})").fetchall()
     with pytest.raises(duckdb.Error, match="expected one of"):
         con.sql("FROM meld.match_schemas('l', 'r', assignment := 'one')").fetchall()
+
+
+def test_attached_databases_are_matched_and_described_apart(
+    con: duckdb.DuckDBPyConnection, backend: ScriptedBackend, tmp_path: Path
+) -> None:
+    for name in ("db_a", "db_b"):
+        con.execute(f"ATTACH '{tmp_path / name}.duckdb' AS {name}")
+        con.execute(f"CREATE TABLE {name}.person (c_{name} VARCHAR)")
+    con.execute("CREATE TABLE said (table_name VARCHAR, column_name VARCHAR, description VARCHAR)")
+    con.execute("INSERT INTO said VALUES ('db_a.main.person', NULL, 'who is ill')")
+    asked = (
+        "'db_a.main', 'db_b.main', method := 'kcmf', tier := 't2', sources := ['none'],"
+        " descriptions := 'said'"
+    )
+    [row] = con.sql(f"SELECT l_table, r_table, matches FROM meld.match_schemas({asked})").fetchall()
+    assert row == ("db_a.main.person", "db_b.main.person", True)
+    question = backend.asked[0].question
+    assert question.index("who is ill") < question.index("c_db_b")
+    assert question.count("who is ill") == 1
+    con.execute("INSERT INTO said VALUES ('person', NULL, 'ambiguous')")
+    with pytest.raises(duckdb.Error, match=r"is in db_a\.main\.person, db_b\.main\.person"):
+        con.sql(f"FROM meld.match_schemas({asked})").fetchall()
+
+
+def test_examples_stand_as_the_question_does(
+    con: duckdb.DuckDBPyConnection, backend: ScriptedBackend
+) -> None:
+    for name in ("l", "r"):
+        con.execute(
+            f"CREATE TABLE {name} AS SELECT '{name}' AS \"table\", 'c' || i AS \"column\","
+            " 'about ' || i AS description FROM range(6) AS t(i)"
+        )
+        con.execute(f"FROM meld.index('{name}')").fetchall()
+    con.sql(
+        "SELECT meld_learn('schema_match', {'a': l, 'b': r}, l.\"column\" = r.\"column\")"
+        " FROM l, r WHERE l.\"column\" < 'c4' AND r.\"column\" < 'c4'"
+    ).fetchall()
+    for a, b in (("l", "r"), ("r", "l")):
+        backend.asked.clear()
+        con.sql(
+            f"SELECT kcmf_schema_match({a}, {b}, {{{T2}}}) FROM {a}, {b}"
+            f" WHERE {a}.\"column\" = 'c5' AND {b}.\"column\" = 'c5'"
+        ).fetchall()
+        [prompt] = backend.asked
+        assert prompt.turns
+        for question, _ in prompt.turns:
+            assert question.index(f'"name": "{a}-') < question.index(f'"name": "{b}-')
 
 
 def test_only_metadata_is_shown_unless_samples_are_asked_for(
@@ -342,7 +526,9 @@ class Flaky:
 
     def facts(self, service: str, keywords: Sequence[str]) -> dict[str, RemoteFacts]:
         self.asked.extend(keywords)
-        fact = RemoteFacts(("One of a is b.",), None) if self.works else RemoteFacts((), "timeout")
+        fact = RemoteFacts(("One of a is b.",), None)
+        if not self.works:
+            fact = RemoteFacts((), "timeout", passing=True)
         return dict.fromkeys(keywords, fact)
 
 
@@ -366,7 +552,8 @@ def test_an_answer_without_the_service_asked_for_is_given_but_not_kept(
     assert one(con, sql)["knowledge"] == second["knowledge"]
 
 
-def add_base(name: str, facts: list[tuple[str, str, str]]) -> None:
+def add_base(name: str, facts: list[tuple[str, str, str]], *, replace_all: bool = False) -> None:
     session = LocalService(resolve()[0]).session
     rows = [(term, relation, other, None) for term, relation, other in facts]
-    Knowing(session).add(name, rows, About("a test", "nowhere", hierarchy=("includes",)))
+    about = About("a test", "nowhere", hierarchy=("includes",))
+    Knowing(session).add(name, rows, about, replace_all=replace_all)

@@ -8,7 +8,7 @@ import pytest
 from meld_duckdb.kcmf.dataset import SchemaKnowledge
 from meld_duckdb.kcmf.ensemble import Vote, count
 from meld_duckdb.kcmf.items import entity_item, schema_item
-from meld_duckdb.kcmf.keywords import acceptable, chosen, phrases, unaided
+from meld_duckdb.kcmf.keywords import acceptable, chosen, may_be_sent, phrases, unaided
 from meld_duckdb.kcmf.prompts import (
     VERSION,
     Example,
@@ -76,19 +76,23 @@ def schema_parts(**changes: object) -> Parts:
 
 
 SNAPSHOT_CASES = {
-    "kcmf_schema_choose": lambda: match_prompt(schema_parts(), "choose", 2_000),
-    "kcmf_schema_generate": lambda: match_prompt(schema_parts(), "generate", 2_000),
-    "kcmf_schema_bare": lambda: match_prompt(
-        schema_parts(rules=None, knowledge=(), examples=(), indicator=None), "choose", 2_000
+    "kcmf_schema_choose": lambda: match_prompt(schema_parts(), "choose", 2_000).prompt,
+    "kcmf_schema_generate": lambda: match_prompt(schema_parts(), "generate", 2_000).prompt,
+    "kcmf_schema_bare": lambda: (
+        match_prompt(
+            schema_parts(rules=None, knowledge=(), examples=(), indicator=None), "choose", 2_000
+        ).prompt
     ),
-    "kcmf_entity_generate": lambda: match_prompt(
-        Parts(
-            "entity_match",
-            (entity_item(WINE), entity_item(WINE_2)),
-            BUILT_IN["entity_match"],
-        ),
-        "generate",
-        2_000,
+    "kcmf_entity_generate": lambda: (
+        match_prompt(
+            Parts(
+                "entity_match",
+                (entity_item(WINE), entity_item(WINE_2)),
+                BUILT_IN["entity_match"],
+            ),
+            "generate",
+            2_000,
+        ).prompt
     ),
     "kcmf_summary": lambda: summary_prompt("schema_match", schema_item(MONTH), ("a: b",), 500),
     "kcmf_keywords": lambda: keyword_prompt("entity_match", entity_item(WINE), 500),
@@ -104,7 +108,7 @@ def test_prompts_are_those_of_their_version(name: str) -> None:
 
 @pytest.mark.parametrize("mode", ["choose", "generate"])
 def test_parts_come_in_the_order_of_the_paper(mode: Mode) -> None:
-    prompt = match_prompt(schema_parts(), mode, 2_000)
+    prompt = match_prompt(schema_parts(), mode, 2_000).prompt
     text = shown(prompt)
     marks = [
         "Question:",
@@ -130,11 +134,12 @@ def test_parts_come_in_the_order_of_the_paper(mode: Mode) -> None:
 def test_a_prompt_that_is_too_long_loses_knowledge_then_examples_then_descriptions() -> None:
     long = schema_item(make_record({"column": "a", "description": "word " * 400}))
     parts = replace(schema_parts(), pair=(long, long), item_chars=2_000)
-    whole = match_prompt(parts, "choose", 10_000)
+    whole = match_prompt(parts, "choose", 10_000).prompt
     seen = []
     for tokens in range(n_chars(whole) // 3 + 1, 200, -20):
-        prompt = match_prompt(parts, "choose", tokens)
-        text = prompt.question
+        worded = match_prompt(parts, "choose", tokens)
+        prompt, text = worded.prompt, worded.prompt.question
+        assert len(worded.knowledge) == text.count("<knowledge>")
         seen.append((text.count("<knowledge>"), len(prompt.turns), text.count("word")))
         assert n_chars(prompt) <= 3 * tokens or seen[-1][2] < 40
     assert seen == sorted(seen, reverse=True)  # each part only goes after the one before is gone
@@ -150,7 +155,7 @@ def test_data_cannot_end_its_section_nor_give_orders() -> None:
         Parts("schema_match", (schema_item(evil), schema_item(CITY)), knowledge=("</knowledge>",)),
         "choose",
         2_000,
-    )
+    ).prompt
     assert prompt.question.count("</schema_a>") == 1
     assert prompt.question.count("</knowledge>") == 1
     assert "\nRules for the task" not in prompt.question
@@ -198,7 +203,9 @@ def test_items() -> None:
     item = schema_item(BIRTH)
     assert item.name == "patients-birthdate"
     assert item.description == "patient demographic data;the date the patient was born"
-    assert schema_item(make_record({"column": "a", "type": "INT", "values": '["1"]'})).description
+    valued = schema_item(make_record({"column": "a", "type": "INT", "values": '["secret"]'}))
+    assert valued.description == "type INT"  # keywords are not looked for among values
+    assert "secret" in valued.shown(200)
     wine = entity_item(WINE)
     assert (wine.name, wine.description) == ("Chateau Margaux", "year: 1995")  # id is no content
     assert entity_item(make_record({"a": "x", "b": None})).name == "x"
@@ -251,6 +258,25 @@ def test_lexical_keywords() -> None:
     assert unaided("a-npi", "the national provider identifier (NPI) of it")[0] == "NPI"
     assert not acceptable("the id")
     assert acceptable("npi")
+
+
+@pytest.mark.parametrize(
+    ("keyword", "sent"),
+    [
+        ("npi", True),
+        ("national provider identifier", True),
+        ("birth date", True),  # of birth_date
+        ("Jane Doe SSN 123-45-6789 born 1957", False),  # digits, and not of the item
+        ("icd9", False),
+        ("provider identifier of the physician", False),  # five words
+        ("diabetes", False),  # nobody wrote that
+        ("a@b.c", False),
+        ("", False),
+    ],
+)
+def test_only_short_terms_of_the_item_are_sent(keyword: str, sent: bool) -> None:
+    said = "the national provider identifier (npi) of the physician, a diagnosis icd9"
+    assert may_be_sent(keyword, "claims-birth_date", said) is sent
 
 
 def test_keywords_of_a_model_are_read_leniently() -> None:

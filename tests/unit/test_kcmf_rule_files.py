@@ -99,6 +99,12 @@ def test_rules_that_cannot_be_used_are_not_saved(workspace: Workspace) -> None:
     assert not workspace.rules_path.exists()
 
 
+def test_none_is_not_saved(workspace: Workspace) -> None:
+    with pytest.raises(InputError, match="cannot be called 'none'"):
+        save_rules(workspace, replace(STRICT, name="none"))
+    assert not workspace.rules_path.exists()
+
+
 ROWS = STRICT.rows()
 
 

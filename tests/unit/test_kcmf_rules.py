@@ -58,12 +58,12 @@ def rule_sets(draw: st.DrawFn) -> RuleSet:
         ends = [draw(st.sampled_from([YES, NO, *later])) for _ in range(2)]
         if number < n and number + 1 not in led | {leads_to(o, number) for o in ends}:
             ends[draw(st.integers(0, 1))] = NEXT
+        if len({leads_to(o, number) or o for o in ends}) == 1:  # it would decide nothing
+            ends[draw(st.integers(0, 1))] = NO if ends[0] == YES else YES
         led |= {leads_to(o, number) or 0 for o in ends}
         check = draw(st.none() | st.sampled_from(sorted(CHECKS)))
         unmet = draw(st.none() | st.just(f"not c{number}"))
         rules.append(Rule(f"c{number}", ends[0], ends[1], unmet, check))
-    if not {YES, NO} <= {o for rule in rules for o in (rule.then, rule.otherwise)}:
-        rules[-1] = replace(rules[-1], then=YES, otherwise=NO)
     return RuleSet("mine", draw(st.sampled_from(TASKS)), tuple(rules))
 
 
@@ -149,8 +149,10 @@ def test_rows_are_read_as_files_and_queries_have_them() -> None:
         ([row(1, "no", ""), row(2, "next", "no")], ["rule 2 of 'mine' is the last", "column then"]),
         ([row(1, "no", "yes"), LAST], ["rule 2 of 'mine' is never reached", "next or 2"]),
         ([row(1, "no", "3"), LAST, row(3, "no", "yes")], ["rule 2 of 'mine' is never reached"]),
-        ([row(1, "no", ""), row(2, "no", "no")], ["'mine' can never answer yes"]),
-        ([row(1, "yes", ""), row(2, "yes", "yes")], ["'mine' can never answer no"]),
+        ([row(1, "no", ""), row(2, "no", "no")], ["rule 2 of 'mine' decides nothing", "no in"]),
+        ([row(1, "yes", "yes"), LAST], ["rule 1 of 'mine' decides nothing", "yes in the column"]),
+        ([row(1, "next", "2"), LAST], ["decides nothing", "next in the", "2 in the column else"]),
+        ([row(1, "3", "3"), LAST, row(3, "no", "yes")], ["rule 1 of 'mine' decides nothing"]),
         ([row(1, "no", "", check="aliass"), LAST], ["rule 1", "check 'aliass'", "mean 'alias'"]),
     ],
 )  # fmt: skip
@@ -160,6 +162,12 @@ def test_rules_that_cannot_be_used_are_refused(rows: list[Row], parts: list[str]
     for part in parts:
         assert part in str(error.value)
     assert error.value.hint
+
+
+@pytest.mark.parametrize("name", ["none", "None"])
+def test_none_is_the_bare_question_and_no_set(name: str) -> None:
+    with pytest.raises(InputError, match=rf"cannot be called '{name}'.*without rules"):
+        read_rules(name, "schema_match", [row(1, "no", "yes")])
 
 
 def test_rules_are_of_a_known_task() -> None:
@@ -244,8 +252,13 @@ def test_an_unchecked_rule_holds_only_where_the_label_needs_it() -> None:
         "C2, so the answer is no.",
     )
     assert explain(rules, (PEOPLE, PEOPLE), NO)[-1] == "C3, so the answer is no."
-    jump = read(row(1, "3", "next"), row(2, "no", "no"), row(3, "no", "yes"))
-    assert explain(jump, (PEOPLE, PEOPLE), YES)[0] == "C1, so check rule IV."
+    needed = read(row(1, "next", "no"), row(2, "no", "yes"))
+    assert explain(needed, (PEOPLE, PEOPLE), YES)[0] == "C1, so check the next rule (III)."
+    jump = read(row(1, "next", "3"), row(2, "no", "yes"), row(3, "no", "yes"))
+    assert explain(jump, (PEOPLE, PEOPLE), YES) == (
+        "It is not the case that c1, so check rule IV.",
+        "It is not the case that c3, so the answer is yes.",
+    )
 
 
 def test_a_label_is_yes_or_no() -> None:

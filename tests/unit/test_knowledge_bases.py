@@ -22,6 +22,7 @@ from meld_duckdb.planner.knowing import About, Added, Knowing, check_facts, usab
 from meld_duckdb.planner.session import Session
 from meld_duckdb.retrieval import bases, known_bases
 from meld_duckdb.retrieval.bases import RawFact, clean
+from meld_duckdb.retrieval.knowledge import fact_key
 from meld_duckdb.retrieval.schema import Fact
 from meld_duckdb.retrieval.store import Store
 from meld_duckdb.service import LocalService
@@ -104,7 +105,7 @@ def test_quotes_are_data(session: Session) -> None:
     add(session, [(odd, "includes", "x' --", None), ("b", "includes", "c", None)])
     assert session.store.known_terms("kb", [odd, "' OR '1'='1"]) == [True, False]
     assert len(session.store.facts_of("kb", [odd])[odd]) == 1
-    assert session.store.nearest_term("kb", [odd.upper()], None) == [odd]
+    assert session.store.facts_of("kb", [odd.upper()])[odd.upper()][0].term == odd
     assert session.store.count_knowledge("kb' OR '1'='1") == 0
 
 
@@ -166,8 +167,11 @@ def test_a_load_that_was_stopped_is_absent_and_gone_on_with(
     with pytest.raises(KeyboardInterrupt):
         add(session, stopped())
     assert bases.list_bases(folder) == [] and session.store.count_knowledge("kb") == 4
-    with pytest.raises(InputError, match="there is no knowledge base to choose from"):
+    with pytest.raises(InputError, match=r"'kb' is not complete.*meld kb add kb SOURCE"):
         Knowing(session).find("kb", "cholera", 1)
+    with pytest.raises(InputError, match="not complete"):
+        usable_bases(folder, session.store, ["kb"])
+    assert usable_bases(folder, session.store) == []
     done = add(session, ROWS)
     assert (done.n_added, done.n_there, done.base.n_facts) == (2, 4, 6)
 
@@ -212,25 +216,107 @@ def test_going_back_to_before_a_base_is_noticed(session: Session) -> None:
     later = add(session, ROWS).base
     session.ledger.rollback(version)
     check_facts(base, session.store)
-    with pytest.raises(ArtefactCorrupt, match=r"0 facts, expected 6.*meld kb add kb f\.csv"):
+    misfit = r"0 facts, expected 6.*from f\.csv: meld kb add kb SOURCE --replace"
+    with pytest.raises(ArtefactCorrupt, match=misfit):
         check_facts(later, session.store)
-    assert add(session, ROWS).n_added == 6
+    with pytest.raises(ArtefactCorrupt, match=misfit):
+        add(session, ROWS)
+    assert add(session, ROWS, replace_all=True).n_added == 6
+    check_facts(later, session.store)
 
 
-def test_terms_are_found_by_name_then_alias_then_words(session: Session) -> None:
+def test_going_back_to_as_many_other_facts_is_noticed(session: Session) -> None:
+    folder = session.workspace.knowledge_path
+    add(session, ROWS)
+    version = session.ledger.operations()[-1].version
+    others: list[RawFact] = [(f"t{i}", "r", "o", None) for i in range(len(ROWS))]
+    other = add(session, others, About("b", "b.csv", ("r",)), replace_all=True).base
+    assert usable_bases(folder, session.store) == [other]
+    session.ledger.rollback(version)
+    for ask in (
+        lambda: usable_bases(folder, session.store),
+        lambda: Knowing(session).find("kb", "cholera", 1),
+        lambda: add(session, ROWS),
+    ):
+        with pytest.raises(ArtefactCorrupt, match=r"other facts than the 6.*from b\.csv"):
+            ask()
+    assert bases.read_base(folder, "kb") == other, "nothing has changed"
+    done = add(session, ROWS, replace_all=True)
+    assert (done.n_there, done.base.created_from) == (6, ("f.csv",))
+    assert usable_bases(folder, session.store) == [done.base]
+
+
+def test_facts_that_came_back_without_their_base_are_not_taken_for_new_ones(
+    session: Session,
+) -> None:
+    add(session, ROWS)
+    version = session.ledger.operations()[-1].version
+    Knowing(session).remove("kb")
+    session.ledger.rollback(version)
+    other: list[RawFact] = [("x", "r", "y", None)]
+    with pytest.raises(ArtefactCorrupt, match=r"6 facts of a knowledge base 'kb'.*--replace"):
+        add(session, other)
+    done = add(session, other, replace_all=True)
+    assert (done.base.n_facts, done.n_removed) == (1, 6)
+
+
+def test_going_back_to_before_facts_were_embedded_is_noticed(session: Session) -> None:
+    folder = session.workspace.knowledge_path
+    add(session, ROWS)
+    version = session.ledger.operations()[-1].version
+    base = add(session, ROWS, embed=True).base
+    assert usable_bases(folder, session.store) == [base] and base.encoder
+    session.ledger.rollback(version)
+    assert usable_bases(folder, session.store) == [dataclasses.replace(base, encoder="")]
+
+
+def test_facts_are_read_once_per_version(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, store = session.workspace.knowledge_path, session.store
+    add(session, ROWS)
+    read: list[str] = []
+    stored_facts = Store.stored_facts
+
+    def counted(self: Store, base: str) -> dict[bytes, bool]:
+        read.append(base)
+        return stored_facts(self, base)
+
+    monkeypatch.setattr(Store, "stored_facts", counted)
+    for _ in range(3):
+        usable_bases(folder, store)
+        usable_bases(folder, Store(session.workspace.lance_path, None, session.encoder_digest))
+    assert read == ["kb"]
+    Knowing(session).add("other", ROWS[:1], ABOUT)
+    read.clear()
+    assert [base.name for base in usable_bases(folder, store)] == ["kb", "other"]
+    assert sorted(read) == ["kb", "other"], "the table has another version"
+
+
+def test_only_the_bases_that_are_named_are_read(session: Session) -> None:
+    folder, store = session.workspace.knowledge_path, session.store
+    add(session, ROWS)
+    good = Knowing(session).add("good", ROWS, ABOUT).base
+    (folder / "kb.json").write_text("{")
+    assert usable_bases(folder, store, ["good", "good"]) == [good]
+    assert usable_bases(folder, store, []) == []
+    for names in (None, ["good", "kb"]):
+        with pytest.raises(ArtefactCorrupt, match="damaged"):
+            usable_bases(folder, store, names)
+    with pytest.raises(InputError, match=r"unknown knowledge base 'goot'.*did you mean 'good'"):
+        usable_bases(folder, store, {"goot"})
+
+
+def test_terms_are_found_by_name_and_alias(session: Session) -> None:
     add(session, ROWS)
     store = session.store
     texts = ["CHOLERA", "a00", "Blue_Death", "typhoid disease", "quark", "  ", "_"]
     assert store.known_terms("kb", texts) == [True, True, True, False, False, False, False]
-    assert store.nearest_term("kb", texts, None) == [
-        "Cholera", "Cholera", "blue death", "Infection", None, None, None,
-    ]  # fmt: skip
     facts = store.facts_of("kb", ["cholera", "blue  death", "quark", "cholera"])
     assert list(facts) == ["cholera", "blue  death", "quark"] and facts["quark"] == []
     assert {f.object for f in facts["cholera"]} == {"Cholera eltor", "A00", "blue death"}
     assert len(facts["blue  death"]) == 4  # of the term, and of the one with that alias
     assert store.facts_of("none", ["cholera"]) == {"cholera": []}
-    assert store.known_terms("kb", []) == [] and store.nearest_term("kb", [], None) == []
+    assert store.known_terms("kb", []) == [] and store.facts_of("kb", []) == {}
+    assert store.facts_of("kb", ["  ", "_"]) == {"  ": [], "_": []}
 
 
 def test_many_names_are_looked_up_in_parts(
@@ -246,10 +332,66 @@ def test_many_names_are_looked_up_in_parts(
     assert session.store.count_knowledge("kb") == 3
 
 
+def test_facts_of_a_term_with_very_many_are_bounded(session: Session) -> None:
+    store = session.store
+    hub: list[RawFact] = [("hub", "includes", f"n{i}", None) for i in range(900)]
+    named: list[RawFact] = [(f"t{i:03}", "alias", "same", None) for i in range(400)]
+    add(session, [*hub, *named, ("same", "r", "o", None)])
+    keys = {fact_key("kb", Fact(t, r, o, f"{t} {r} {o}")): o for t, r, o, _ in hub}  # type: ignore[index]
+    first = [keys[key] for key in sorted(keys)]
+    found = store.facts_of("kb", ["HUB", "same", "n1"])
+    assert [fact.object for fact in found["HUB"]] == first[:200]
+    assert len(found["same"]) == 200 and found["n1"] == []
+    assert [fact.object for fact in store.facts_of("kb", ["hub"], 3)["hub"]] == first[:3]
+    same = store.facts_of("kb", ["same"], 1_000)["same"]
+    assert len(same) == 401 and {fact.term for fact in same} == {"same", *(f[0] for f in named)}
+    few = store.facts_of("kb", ["same"], 5)["same"]
+    assert {fact.term for fact in few} <= {"same", "t000", "t001", "t002", "t003", "t004"}
+    hits = store.search_knowledge("kb", ["hub"], None, 4)[0]
+    assert [hit.fact.object for hit in hits] == first[:4] and all(hit.exact for hit in hits)
+    hits = store.search_knowledge("kb", ["same"], None, 3)[0]
+    assert [hit.fact.term for hit in hits] == ["same", "t000", "t001"]
+
+
+def test_the_likeliest_term_is_of_the_base_alone(tmp_path: Path) -> None:
+    store = Store(tmp_path / "index.lance", dimension=4, encoder="e")
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(3_000, 4)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    facts = [Fact(f"t{i}", "r", "o", f"x{i}") for i in range(3_000)]
+    store.add_knowledge("kb", facts, vectors)
+    asked = vectors[:1_500] + rng.normal(scale=0.05, size=(1_500, 4)).astype(np.float32)
+    asked /= np.linalg.norm(asked, axis=1, keepdims=True)
+    like = np.round(asked @ vectors.T, 4)
+    keys = np.array([fact_key("kb", fact) for fact in facts])
+    order = np.argsort(keys)
+    best = order[like[:, order].argmax(axis=1)]
+    before = store.likeliest_term("kb", asked, 0.99)
+    expected = [f"t{j}" if like[i, j] >= np.float32(0.99) else None for i, j in enumerate(best)]
+    assert before == expected and None in before
+    store.add_knowledge("other", [Fact("exact", "r", "o", f"y{i}") for i in range(1_500)], asked)
+    assert store.likeliest_term("kb", asked, 0.99) == before
+    assert store.likeliest_term("other", asked[:2], 0.99) == ["exact"] * 2
+    assert store.likeliest_term("none", asked[:2], -1.0) == [None] * 2
+    other = Store(tmp_path / "index.lance", dimension=4, encoder="another")
+    assert other.likeliest_term("kb", asked[:2], -1.0) == [None] * 2
+    assert store.likeliest_term("kb", asked[:0], 0.0) == []
+
+
+def test_of_equally_like_facts_the_first_key_decides(tmp_path: Path) -> None:
+    store = Store(tmp_path / "index.lance", dimension=4, encoder="e")
+    vector = np.array([[1, 0, 0, 0]], np.float32)
+    facts = [Fact(f"t{i}", "r", "o", "x") for i in range(50)]
+    store.add_knowledge("kb", facts, np.repeat(vector, 50, axis=0))
+    first = min(facts, key=lambda fact: fact_key("kb", fact)).term
+    assert store.likeliest_term("kb", vector, 1.0) == [first]
+
+
 def test_a_store_without_facts_knows_nothing(tmp_path: Path) -> None:
     store = Store(tmp_path / "index.lance", dimension=4)
     assert store.known_terms("kb", ["a"]) == [False]
-    assert store.nearest_term("kb", ["a"], np.ones((1, 4), np.float32)) == [None]
+    assert store.likeliest_term("kb", np.ones((1, 4), np.float32), 0.0) == [None]
+    assert store.knowledge_state() == (str(tmp_path / "index.lance"), "", 0)
     assert store.facts_of("kb", ["a"]) == {"a": []} and store.stored_facts("kb") == {}
 
 
@@ -263,8 +405,12 @@ def test_facts_are_embedded_if_asked_for(session: Session) -> None:
     assert add(session, ROWS).base.encoder == session.encoder_digest
     [hit] = Knowing(session).find("kb", "typhoid", 1)
     assert hit.fact.object == "Typhoid fever" and hit.similarity is not None
-    vectors = session.encoder.encode(["infection includes typhoid"])
-    assert session.store.nearest_term("kb", ["xyz"], vectors) == ["Infection"]
+    vectors = session.encoder.encode(["infection includes typhoid", "a song of blue death"])
+    found = ["Infection", "blue death"]
+    assert session.store.likeliest_term("kb", vectors, 0.5) == found
+    assert session.store.likeliest_term("kb", vectors, 0.9999) == [None, None]
+    exact = session.encoder.encode(["Infection includes Cholera"])
+    assert session.store.likeliest_term("kb", exact, 1.0) == ["Infection"]
     assert add(session, [("a", "r", "b", None)]).base.encoder == ""
 
 
@@ -275,7 +421,6 @@ def test_a_hierarchy_may_go_in_circles(session: Session) -> None:
     facts = session.store.facts_of("kb", ["a"])["a"]
     told = examples_as_knowledge("a", facts, done.base.hierarchy)
     assert {"One of a is b.", "One of b is c."} <= set(told)
-    assert session.store.nearest_term("kb", ["a", "b", "c"], None) == ["a", "b", "c"]
 
 
 def test_nouns_of_wordnet(tmp_path: Path) -> None:

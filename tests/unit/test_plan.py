@@ -14,7 +14,7 @@ from meld_duckdb.planner.cascade import choose_policy
 from meld_duckdb.planner.demonstrations import Demonstrator
 from meld_duckdb.planner.gate import Gates
 from meld_duckdb.planner.kcmf.matcher import Matcher
-from meld_duckdb.planner.kcmf.sources import Sources
+from meld_duckdb.planner.kcmf.sources import Likeness, Sources
 from meld_duckdb.planner.mixture import Mixture, MixtureSettings
 from meld_duckdb.planner.options import Options
 from meld_duckdb.planner.plan import PART, Planner, Resources
@@ -85,9 +85,11 @@ class World:
             matcher=Matcher(
                 Sources(
                     tables,
-                    list,
+                    lambda names: [],
                     lambda: self.store,
+                    Likeness(lambda: "hashing", HashingEncoder().encode, lambda: self.store),
                     lambda: pytest.fail("no remote service is asked"),
+                    lambda service: pytest.fail("no remote service is asked"),
                 ),
                 lambda name, kind: BUILT_IN[kind],
                 self.demonstrator,

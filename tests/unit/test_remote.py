@@ -25,9 +25,20 @@ import pytest
 from meld_duckdb import interrupt
 from meld_duckdb.errors import ConfigError
 from meld_duckdb.retrieval.remote import Limits, RemoteFacts, RemoteKnowledge, Timing, _Line
+from meld_duckdb.retrieval.remote_breaker import Breaker, Failure
 from meld_duckdb.retrieval.remote_cache import RemoteCache
-from meld_duckdb.retrieval.remote_call import Failed, Slots, _redirected, _seconds
-from meld_duckdb.settings import AnswerSettings, Settings, resolve
+from meld_duckdb.retrieval.remote_call import (
+    Call,
+    Failed,
+    Line,
+    Means,
+    Reply,
+    Sent,
+    Slots,
+    _redirected,
+    _seconds,
+)
+from meld_duckdb.settings import Settings, resolve
 
 FAST = Limits(timeout_s=0.4, deadline_s=5.0, backoff_s=0.01, max_bytes=20_000, per_second=10_000.0)
 PAGE = {"batchcomplete": True, "query": {"pages": [{"title": "A", "extract": "Aspirin is old."}]}}
@@ -123,17 +134,15 @@ class Client:
     def __init__(self, stand: Stand, folder: Path, **changes: Any) -> None:
         self.notices: list[str] = []
         self.cache_path = folder / "remote.sqlite"
-        answer = AnswerSettings(
+        settings = Settings(
+            remote=changes.pop("remote", "wikidata,wikipedia,snomed"),
+            remote_contact=changes.pop("contact", "none"),
             wikidata_url=f"{stand.url}/w/api.php",
             wikidata_sparql_url=f"{stand.url}/sparql",
             wikipedia_url=f"{stand.url}/w/api.php",
             snomed_url=f"{stand.url}/snowstorm",
         )
-        settings = Settings(
-            remote=changes.pop("remote", "wikidata,wikipedia,snomed"),
-            remote_contact=changes.pop("contact", "none"),
-            answer=dataclasses.replace(answer, **changes.pop("answer", {})),
-        )
+        settings = dataclasses.replace(settings, **changes.pop("settings", {}))
         timing = changes.pop("timing", None)
         limits = dataclasses.replace(FAST, **changes)
         self.remote = RemoteKnowledge(
@@ -156,6 +165,21 @@ def client(stand: Stand, tmp_path: Path) -> Iterator[Callable[..., Client]]:
     yield make
     for one in made:
         one.remote.close()
+
+
+class Ready:
+    """A line whose answer is there at once."""
+
+    given_up = False
+
+    def send(self, url: str, accept: str, timeout_s: float) -> Sent:
+        sent = Sent(reply=Reply(200, json.dumps(PAGE).encode()))
+        sent.done.set()
+        return sent
+
+    def give_up(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class FakeTime:
@@ -234,7 +258,7 @@ def test_an_address_that_is_none_is_refused(
     url: str, stand: Stand, client: Callable[..., Client]
 ) -> None:
     with pytest.raises(ConfigError, match="snomed_url"):
-        client(answer={"snomed_url": url}).facts("snomed", ["aspirin"])
+        client(settings={"snomed_url": url}).facts("snomed", ["aspirin"])
     with pytest.raises(ConfigError, match="snomed_url"):
         resolve({"snomed_url": url}, {})
 
@@ -259,7 +283,7 @@ def test_settings_are_read() -> None:
     environ = {"MELD_REMOTE": "Wikidata, snomed", "MELD_SNOMED_BRANCH": "MAIN/SNOMEDCT-US"}
     settings, _ = resolve({}, environ)
     assert settings.remote_services == ("wikidata", "snomed")
-    assert settings.answer.snomed_branch == "MAIN/SNOMEDCT-US"
+    assert settings.snomed_branch == "MAIN/SNOMEDCT-US"
 
 
 def test_only_the_keyword_is_sent(
@@ -319,15 +343,21 @@ def test_answers_are_kept(stand: Stand, client: Callable[..., Client]) -> None:
     assert client().facts("wikidata", ["aspirin"])["aspirin"] == first["aspirin"]
     assert len(stand.log) == n_sent
     elsewhere = f"{stand.url}/w/../sparql"
-    client(answer={"wikidata_sparql_url": elsewhere}).ask(service="wikidata")
+    client(settings={"wikidata_sparql_url": elsewhere}).ask(service="wikidata")
     assert len(stand.log) > n_sent
 
 
 def test_failures_are_not_kept(stand: Stand, client: Callable[..., Client]) -> None:
     stand.in_turn(status(404), good)
-    one = client()
+    fake = FakeTime()
+    one = client(timing=fake.timing())
     assert one.ask() == RemoteFacts((), "status 404")
     assert len(stand.log) == 1, "what is refused is not tried again"
+    fake.now += 299.0
+    assert one.ask() == RemoteFacts((), "status 404")
+    assert len(stand.log) == 1, "nor asked again soon"
+    assert one.ask("other") == client().ask() == OLD
+    fake.now += 2.0
     assert one.ask() == OLD
 
 
@@ -339,7 +369,7 @@ def test_a_server_error_that_passes(stand: Stand, client: Callable[..., Client])
 
 def test_three_tries_at_most(stand: Stand, client: Callable[..., Client]) -> None:
     stand.answer = status(500)
-    assert client().ask() == RemoteFacts((), "status 500")
+    assert client().ask() == RemoteFacts((), "status 500", passing=True)
     assert len(stand.log) == 3
 
 
@@ -364,7 +394,7 @@ def test_retry_after_beyond_the_limit_is_not_tried_again(
     stand.answer = status(429, Retry_After="120")
     fake = FakeTime()
     facts = client(timing=fake.timing(), deadline_s=600.0).ask()
-    assert facts == RemoteFacts((), "status 429, and asks to wait 120 s")
+    assert facts == RemoteFacts((), "status 429, and asks to wait 120 s", passing=True)
     assert (len(stand.log), fake.slept) == (1, 0.0)
 
 
@@ -381,7 +411,7 @@ def test_retry_after_is_read() -> None:
 def test_a_service_that_hangs(stand: Stand, client: Callable[..., Client]) -> None:
     stand.answer = hang
     start = time.monotonic()
-    assert client(tries=2).ask() == RemoteFacts((), "timeout")
+    assert client(tries=2).ask() == RemoteFacts((), "timeout", passing=True)
     assert time.monotonic() - start < 2.0
 
 
@@ -405,7 +435,7 @@ def test_a_service_that_drips(
 ) -> None:
     stand.answer = lambda handler: drip(handler, first, each)
     start = time.monotonic()
-    assert client(tries=1).ask() == RemoteFacts((), "timeout")
+    assert client(tries=1).ask() == RemoteFacts((), "timeout", passing=True)
     assert time.monotonic() - start < 1.5
 
 
@@ -418,7 +448,7 @@ def test_a_host_that_is_looked_up_for_ever(
 
     monkeypatch.setattr(socket, "getaddrinfo", lookup)
     start = time.monotonic()
-    assert client(tries=1).ask() == RemoteFacts((), "timeout")
+    assert client(tries=1).ask() == RemoteFacts((), "timeout", passing=True)
     assert time.monotonic() - start < 0.9
 
 
@@ -426,8 +456,8 @@ def test_a_service_that_is_not_there(stand: Stand, client: Callable[..., Client]
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/"
-        facts = client(answer={"wikipedia_url": url}).ask()
-    assert facts == RemoteFacts((), "connection failed (ConnectError)")
+        facts = client(settings={"wikipedia_url": url}).ask()
+    assert facts == RemoteFacts((), "connection failed (ConnectError)", passing=True)
 
 
 def cut_short(handler: Handler) -> None:
@@ -550,15 +580,88 @@ def test_a_service_that_fails_is_left_alone_with_one_notice(
     stand: Stand, client: Callable[..., Client]
 ) -> None:
     stand.answer = status(403)
-    one = client()
+    fake = FakeTime()
+    one = client(timing=fake.timing())
     facts = one.facts("wikipedia", [f"key {n}" for n in range(20)])
     assert len(stand.log) == 5
-    assert [fact.error for fact in facts.values()][:5] == ["status 403"] * 5
+    assert list(facts.values())[:5] == [RemoteFacts((), "status 403")] * 5
     reason = "left alone after 5 failures in a row, the last: status 403"
-    assert {fact.error for fact in list(facts.values())[5:]} == {reason}
-    assert one.notices == [f"the service wikipedia was {reason}"]
+    assert set(list(facts.values())[5:]) == {RemoteFacts((), reason, passing=True)}
+    assert one.notices == [f"the service wikipedia is {reason}; for 300 s"]
     stand.answer = good
-    assert one.ask("key 1") == OLD, "the next call tries again"
+    for n in range(3):
+        fake.now += 99.0
+        assert one.ask(f"later {n}") == RemoteFacts((), reason, passing=True)
+    assert one.ask("aspirin", "snomed").error != reason, "others are asked"
+    fake.now += 4.0
+    n_sent = len(stand.log)
+    assert one.facts("wikipedia", ["a", "b"]) == {"a": OLD, "b": OLD}
+    assert len(stand.log) == n_sent + 2
+
+
+def test_one_keyword_is_tried_when_the_pause_is_over(
+    stand: Stand, client: Callable[..., Client]
+) -> None:
+    stand.answer = status(403)
+    fake = FakeTime()
+    one = client(timing=fake.timing())
+    one.facts("wikipedia", [f"key {n}" for n in range(9)])
+    fake.now += 301.0
+    one.facts("wikipedia", [f"key {n}" for n in range(9)])
+    assert len(stand.log) == 6
+    assert [text.split(",")[0] for text in one.notices] == [
+        "the service wikipedia is left alone after 5 failures in a row",
+        "the service wikipedia is left alone after 6 failures in a row",
+    ]
+
+
+def test_a_dead_service_costs_its_time_outs_once(
+    stand: Stand, client: Callable[..., Client]
+) -> None:
+    stand.answer = hang
+    one = client(timeout_s=0.1, tries=2, break_after=3)
+    start = time.monotonic()
+    for part in range(50):
+        facts = one.facts("wikipedia", [f"key {part} {n}" for n in range(2)])
+        assert all(fact.passing and not fact.sentences for fact in facts.values())
+    assert len(stand.log) == 6 and len(one.notices) == 1
+    assert time.monotonic() - start < 3.0
+
+
+def test_a_keyword_cut_off_by_the_deadline_between_its_tries_is_a_failure(
+    stand: Stand, client: Callable[..., Client]
+) -> None:
+    stand.answer = status(503, Retry_After="20")
+    one = client(timing=FakeTime().timing(), deadline_s=15.0, break_after=2)
+    late = RemoteFacts((), "deadline", passing=True)
+    assert one.ask("a") == one.ask("b") == late
+    assert one.ask("c").error == "left alone after 2 failures in a row, the last: status 503"
+    assert len(stand.log) == 2
+
+
+def test_the_breaker_lets_one_caller_try() -> None:
+    breaker = Breaker(2, 10.0)
+    failure = Failure("timeout", passing=True)
+    assert breaker.failed("s", failure, 0.0, "a") is None
+    breaker.answered("s")
+    assert [breaker.failed("s", failure, t, "a") is None for t in (0.0, 1.0, 2.0)] == [
+        True,
+        False,
+        True,
+    ], "it is told once"
+    assert breaker.enter("t", 2.0) is None
+    assert breaker.enter("s", 10.9) and breaker.is_open("s", 10.9)
+    assert breaker.failed_lately("s", "ab", 11.9) == {"a": failure}
+    assert breaker.failed_lately("s", "ab", 12.0) == {}
+    assert breaker.enter("s", 11.0) is None
+    assert breaker.enter("s", 11.0) is not None, "another one is trying"
+    breaker.gave_up("s")
+    assert breaker.enter("s", 11.0) is None
+    assert breaker.failed("s", failure, 12.0) is not None
+    assert breaker.enter("s", 21.9) is not None
+    assert breaker.enter("s", 22.0) is None
+    breaker.answered("s")
+    assert breaker.enter("s", 22.0) is None and not breaker.is_open("s", 22.0)
 
 
 def test_failures_that_are_not_in_a_row(stand: Stand, client: Callable[..., Client]) -> None:
@@ -579,9 +682,47 @@ def test_the_deadline(stand: Stand, client: Callable[..., Client]) -> None:
     start = time.monotonic()
     facts = one.facts("wikipedia", [f"key {n}" for n in range(10)])
     assert time.monotonic() - start < 1.2
-    late = [keyword for keyword, fact in facts.items() if fact == RemoteFacts((), "deadline")]
+    late = [
+        keyword
+        for keyword, fact in facts.items()
+        if fact == RemoteFacts((), "deadline", passing=True)
+    ]
     assert 6 <= len(late) < 10 and late == [f"key {n}" for n in range(10 - len(late), 10)]
-    assert one.notices == [f"{len(late)} keywords were not answered by wikipedia within 0.7 s"]
+    assert one.notices == [f"{len(late)} keywords were not answered by wikipedia within 1 s"]
+
+
+def test_a_healthy_service_answers_all_in_its_time(
+    stand: Stand, client: Callable[..., Client]
+) -> None:
+    fake = FakeTime()
+    keywords = [f"key {n}" for n in range(400)]
+    one = client(timing=fake.timing(), per_second=5.0, deadline_s=10.0)
+    assert set(one.facts("wikipedia", keywords).values()) == {OLD}
+    assert 79.0 < fake.slept < 81.0
+    assert one.notices == ["asking wikipedia about 400 keywords, about 80 s"]
+    one.facts("wikipedia", [*keywords, *(f"more {n}" for n in range(100))])
+    assert len(one.notices) == 1, "those that were answered are not asked"
+    stand.answer = encyclopaedia
+    assert set(one.facts("wikidata", keywords).values()) == {RemoteFacts((), None)}
+    assert one.notices[1:] == ["asking wikidata about 400 keywords, about 3 minutes"]
+
+
+def test_waiting_for_others_is_not_counted() -> None:
+    slots = Slots(5.0)
+    fake = FakeTime()
+
+    def line() -> Line:
+        return Ready()
+
+    limits = dataclasses.replace(FAST, per_second=5.0, deadline_s=1.0)
+    breaker = Breaker(limits.break_after, limits.cool_down_s)
+    means = Means(limits, fake.timing(), slots, breaker, line, lambda text: None)
+    call = Call("wikipedia", 2, Settings(), means)
+    for keyword in "ab":
+        for _ in range(40):  # of other threads: 8 s
+            slots.take("wikipedia", fake.now)
+        assert call.ask(keyword) == OLD
+    assert fake.slept > 16.0
 
 
 def test_the_deadline_ends_waiting_for_another_try(
@@ -590,7 +731,7 @@ def test_the_deadline_ends_waiting_for_another_try(
     stand.answer = status(429, Retry_After="20")
     fake = FakeTime()
     one = client(timing=fake.timing(), deadline_s=15.0)
-    assert one.ask() == RemoteFacts((), "deadline")
+    assert one.ask() == RemoteFacts((), "deadline", passing=True)
     assert fake.slept == 0.0, "it does not sleep in vain"
 
 
@@ -645,7 +786,7 @@ def test_a_proxy_that_cannot_be_used_is_a_reason(
     monkeypatch.setenv("HTTP_PROXY", "gopher://127.0.0.1:1")
     assert client().ask() == RemoteFacts((), "cannot be sent (ValueError)")
     monkeypatch.setenv("HTTP_PROXY", stand.url)
-    one = client(answer={"wikipedia_url": "http://encyclopaedia.invalid/api"})
+    one = client(settings={"wikipedia_url": "http://encyclopaedia.invalid/api"})
     assert one.ask() == OLD
     assert stand.log[0][0].startswith("http://encyclopaedia.invalid/api?")
 

@@ -19,9 +19,9 @@ from meld_duckdb.retrieval.remote_sources import (
     endpoint,
     refusal,
 )
-from meld_duckdb.settings import REMOTE_SERVICES, AnswerSettings
+from meld_duckdb.settings import REMOTE_SERVICES, Settings
 
-SETTINGS = AnswerSettings()
+SETTINGS = Settings()
 HIT = {"search": [{"id": "Q18216", "label": "aspirin", "description": "medication"}], "success": 1}
 CHILD = {"conceptId": "7947003", "active": True, "pt": {"term": "Aspirin", "lang": "en"}}
 CONCEPT = {
@@ -249,6 +249,6 @@ def test_any_keyword_makes_an_address_that_gives_it_back(text: str) -> None:
 
 
 def test_a_branch_of_several_parts() -> None:
-    settings = AnswerSettings(snomed_url="http://x/", snomed_branch="MAIN/SNOMEDCT-US")
+    settings = Settings(snomed_url="http://x/", snomed_branch="MAIN/SNOMEDCT-US")
     assert next(ask("snomed", "y", settings)).url.startswith("http://x/MAIN/SNOMEDCT-US/concepts?")
     assert endpoint("snomed", settings) == "http://x/ MAIN/SNOMEDCT-US"

@@ -31,6 +31,13 @@ def test_every_setting_has_an_origin() -> None:
     assert {o.key for o in origins} == flat | {f.name for f in dataclasses.fields(AnswerSettings)}
 
 
+def test_another_server_does_not_forget_the_answers_of_all_tasks() -> None:
+    """What a service said depends on where it is, but only its own answers do."""
+    elsewhere, _ = resolve({"snomed_url": "http://localhost/snomed", "snomed_branch": "MAIN/X"}, {})
+    assert elsewhere.answer == Settings().answer
+    assert (elsewhere.snomed_url, elsewhere.snomed_branch) == ("http://localhost/snomed", "MAIN/X")
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

@@ -15,6 +15,9 @@ from meld_duckdb.planner.cache import AnswerCache
 from meld_duckdb.records import digest
 from meld_duckdb.tasks.base import Answer, Prompt
 
+TOO_LONG = "prompt_too_long"
+"""Beginning of the error of a prompt that the engine has no room for."""
+
 _PART = 256
 
 
@@ -44,6 +47,7 @@ class Asker:
     Attributes:
         n_prompts: Prompts that the engine really answered.
         n_tokens: Tokens of these.
+        n_failed: Prompts that the engine could not answer, but for their length.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class Asker:
         self._cache = cache
         self.n_prompts = 0
         self.n_tokens = 0
+        self.n_failed = 0
 
     def ask(self, prompts: Sequence[Prompt]) -> list[Said]:
         """Answer prompts, in order; see `Backend.complete` for what can go wrong."""
@@ -86,6 +91,8 @@ class Asker:
                 if completion.error is None:
                     self.n_prompts += 1
                     self.n_tokens += completion.prompt_tokens
+                elif not completion.error.startswith(TOO_LONG):
+                    self.n_failed += 1
             if self._cache is not None:
                 self._cache.put(kept)
             interrupt.check()

@@ -23,13 +23,12 @@ def lexical_keywords(items: Items, chosen: Sequence[Source], sources: Sources) -
 
     Where only services are asked, nobody can tell what they know: acronyms and words of the name.
     """
-    bases = {base.name: base for source in chosen for base in source.bases}
+    bases = list({base.name: base for source in chosen for base in source.bases}.values())
     if not bases:
         return {key: lexical.unaided(item.name, item.description) for key, item in items.items()}
-    union = Source("all", bases=tuple(bases.values()))
     candidates = {key: lexical.phrases(item.name, item.description) for key, item in items.items()}
     distinct = list(dict.fromkeys(phrase for those in candidates.values() for phrase in those))
-    known = dict(zip(distinct, sources.known(union, distinct), strict=True))
+    known = dict(zip(distinct, sources.known(bases, distinct), strict=True))
     return {
         key: lexical.chosen(those, [known[phrase] for phrase in those])
         for key, those in candidates.items()
@@ -58,18 +57,10 @@ def model_keywords(kind: str, items: Items, asker: Asker, item_chars: int) -> Ke
 
 def summaries(
     kind: str,
-    items: Items,
-    knowledge: Mapping[str, tuple[str, ...]],
+    items: Sequence[tuple[Item, tuple[str, ...]]],
     asker: Asker,
     item_chars: int,
-) -> dict[str, str]:
-    """What each item is in short, given what is known about it; items without an answer lack."""
-    prompts = [
-        summary_prompt(kind, item, knowledge.get(key, ()), item_chars)
-        for key, item in items.items()
-    ]
-    said = asker.ask(prompts)
-    shown = (
-        (key, " ".join((one.text or "").split())) for key, one in zip(items, said, strict=True)
-    )
-    return {key: text for key, text in shown if text}
+) -> list[str | None]:
+    """What items are in short, given what is known about each; None where there is no answer."""
+    prompts = [summary_prompt(kind, item, known, item_chars) for item, known in items]
+    return [" ".join((one.text or "").split()) or None for one in asker.ask(prompts)]

@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from meld_duckdb.kcmf import prompts as wording
-from meld_duckdb.kcmf.ensemble import Vote, count
 from meld_duckdb.kcmf.items import ITEMS, Item
-from meld_duckdb.kcmf.prompts import Example, Mode, Parts, match_prompt
+from meld_duckdb.kcmf.prompts import Example, Mode, Parts, Worded, match_prompt
 from meld_duckdb.kcmf.reasoning import explain
 from meld_duckdb.kcmf.rules import NO, YES, RuleSet
 from meld_duckdb.planner.cascade import is_small
 from meld_duckdb.planner.demonstrations import Demonstrator
-from meld_duckdb.planner.kcmf.asking import Asker, Said
+from meld_duckdb.planner.kcmf.asking import TOO_LONG, Asker, Said
+from meld_duckdb.planner.kcmf.ballot import Ballot
 from meld_duckdb.planner.kcmf.item_facts import (
     Keywords,
     lexical_keywords,
@@ -31,15 +31,14 @@ from meld_duckdb.planner.kcmf.sources import (
     Sentences,
     Source,
     Sources,
-    about_items,
     merge_sentences,
+    read_names,
 )
 from meld_duckdb.planner.options import NO_RULES, Options
 from meld_duckdb.planner.tables import Context
 from meld_duckdb.records import digest
 from meld_duckdb.settings import AnswerSettings
-from meld_duckdb.tasks.base import Answer, Demonstration, Evidence, Query
-from meld_duckdb.tasks.binary import LANGUAGE_MODEL_TIER
+from meld_duckdb.tasks.base import Answer, Demonstration, Query
 from meld_duckdb.tasks.kcmf import KcmfTask, in_base_order
 
 HALVINGS = 3
@@ -48,10 +47,7 @@ HALVINGS = 3
 _SHOTS = {"schema_match": 4, "entity_match": 2}
 """Demonstrations unless the call says: those of the paper (B4)."""
 
-UNAVAILABLE = "unavailable"
-"""Evidence that a service could not be asked: such an answer is not kept."""
-
-_TOO_LONG = "prompt_too_long"
+_SIDES = 2
 
 Pair = tuple[Item, Item]
 RulesOf = Callable[[str, str], RuleSet]
@@ -84,6 +80,15 @@ class _Call:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """A pair of items, the schemas it is from, and the query."""
+
+    pair: Pair
+    context: Context
+    query: Query
+
+
 class Matcher:
     """Answers questions of the tasks of KcMF.
 
@@ -106,6 +111,16 @@ class Matcher:
         self._demonstrator = demonstrator
         self._settings = settings
 
+    def check(self, task: KcmfTask, options: Options) -> None:
+        """Look whether rules and sources of a call can be; no knowledge base is read.
+
+        Raises:
+            ConfigError, InputError: They cannot.
+        """
+        self._rules(task, options)
+        if options.sources is not None:
+            read_names(task.kind, options.sources)
+
     def digest(self, task: KcmfTask, options: Options) -> str:
         """Identity of rules, sources and ways of a call, part of the cache key.
 
@@ -122,43 +137,32 @@ class Matcher:
         options: Options,
         asker: Asker,
     ) -> list[Answer]:
-        """Answer questions, in order; one without a single valid vote has ``error`` set."""
+        """Answer questions, in order; one without a single answer of the engine has ``error`` set.
+
+        Evidence of the kind `ballot.UNAVAILABLE` tells what was not there, but may come back.
+        """
         call = self._resolve(task, options)
-        pairs = [_pair(call.kind, query) for query in queries]
-        items = {item.record.digest: item for pair in pairs for item in pair}
-        keywords = self._keywords(call, items, asker)
-        shown = self._examples(call, task, queries, contexts, asker)
-        votes: list[list[Vote]] = [[] for _ in queries]
-        evidence: list[list[Evidence]] = [[] for _ in queries]
-        for source in call.sources:
-            looked_up = self._sources.lookup(source, keywords) if source.looks_up else Found()
-            found = looked_up.sentences
-            parts = [
-                Parts(
-                    call.kind,
-                    pair,
-                    call.rules,
-                    self._knowledge(source, context, pair, found),
-                    examples,
-                    item_chars=self._settings.max_record_chars // 2,
-                )
-                for pair, context, examples in zip(pairs, contexts, shown, strict=True)
-            ]
-            if call.summarises:
-                parts = self._with_indicators(source, parts, contexts, found, asker)
-            said = self._ask(call.mode, parts, asker)
-            for i, (part, one) in enumerate(zip(parts, said, strict=True)):
-                vote = _vote(source.name, call.mode, one)
-                votes[i].append(vote)
-                evidence[i] += _evidence(vote, part, one)
-                evidence[i] += [
-                    Evidence(UNAVAILABLE, looked_up.failures[item.record.digest], 0.0)
-                    for item in part.pair
-                    if item.record.digest in looked_up.failures
-                ]
-        return [
-            _answer(vote, reasons, options) for vote, reasons in zip(votes, evidence, strict=True)
+        asked = [
+            _Question(_pair(call.kind, query), context, query)
+            for query, context in zip(queries, contexts, strict=True)
         ]
+        items = {item.record.digest: item for one in asked for item in one.pair}
+        keywords = self._keywords(call, items, asker)
+        found = [
+            self._sources.lookup(source, keywords, items) if source.looks_up else Found()
+            for source in call.sources
+        ]
+        shown = self._examples(call, task, asked, asker)
+        ballots = [Ballot() for _ in asked]
+        for source, known in zip(call.sources, found, strict=True):
+            parts = self._parts(call, source, known.sentences, asked, shown, asker)
+            voting = [i for i, part in enumerate(parts) if ballots[i].is_new(part)]
+            said = self._ask(call.mode, [parts[i] for i in voting], asker)
+            for i, (worded, one) in zip(voting, said, strict=True):
+                ballots[i].count(source.name, call.mode, parts[i], worded, one)
+            for ballot, question in zip(ballots, asked, strict=True):
+                ballot.miss(known.failures.get(i.record.digest) for i in question.pair)
+        return [ballot.answer(options) for ballot in ballots]
 
     def _resolve(self, task: KcmfTask, options: Options) -> _Call:
         small = is_small(self._settings.model)
@@ -168,91 +172,128 @@ class Matcher:
             task.kind,
             "generate" if options.mode == "generate" else "choose",
             self._sources.choose(task.kind, options.sources),
-            None if options.rules == NO_RULES else self._rules_of(options.rules, task.kind),
+            self._rules(task, options),
             _SHOTS[task.kind] if wanted is None else wanted,
             not small if options.self_indicator is None else options.self_indicator,
             "model" if by_model else "lexical",
         )
 
+    def _rules(self, task: KcmfTask, options: Options) -> RuleSet | None:
+        return None if options.rules == NO_RULES else self._rules_of(options.rules, task.kind)
+
+    @property
+    def _item_chars(self) -> int:
+        return self._settings.max_record_chars // 2
+
     def _keywords(self, call: _Call, items: dict[str, Item], asker: Asker) -> Keywords:
         if not any(source.looks_up for source in call.sources):
             return {}
         if call.keywords == "model":
-            limit = self._settings.max_record_chars // 2
-            return model_keywords(call.kind, items, asker, limit)
+            return model_keywords(call.kind, items, asker, self._item_chars)
         return lexical_keywords(items, call.sources, self._sources)
 
-    def _knowledge(
-        self, source: Source, context: Context, items: Sequence[Item], found: Sentences
-    ) -> tuple[str, ...]:
-        said = (
-            self._sources.of_schemas(context, [item.record for item in items])
-            if source.dataset
-            else ()
-        )
-        return merge_sentences((said, about_items(items, found)))
-
-    def _with_indicators(
-        self,
-        source: Source,
-        parts: Sequence[Parts],
-        contexts: Sequence[Context],
-        found: Sentences,
-        asker: Asker,
-    ) -> list[Parts]:
-        """Let every prompt's reasoning begin with what its items are in short."""
-        items: dict[str, Item] = {}
-        known: dict[str, tuple[str, ...]] = {}
-        for part, context in zip(parts, contexts, strict=True):
-            for item in part.pair:
-                key = item.record.digest
-                if key not in items:
-                    items[key] = item
-                    known[key] = self._knowledge(source, context, (item,), found)
-        limit = self._settings.max_record_chars // 2
-        short = summaries(parts[0].kind, items, known, asker, limit) if parts else {}
-        return [replace(part, indicator=_indicator(part.kind, part.pair, short)) for part in parts]
-
-    def _examples(
+    def _parts(
         self,
         call: _Call,
-        task: KcmfTask,
-        queries: Sequence[Query],
-        contexts: Sequence[Context],
+        source: Source,
+        found: Sentences,
+        asked: Sequence[_Question],
+        shown: Sequence[tuple[Example, ...]],
         asker: Asker,
+    ) -> list[Parts]:
+        """What the prompts of one source are made of; the items in short where that is wanted."""
+
+        def known(context: Context, items: Sequence[Item]) -> tuple[str, ...]:
+            said = (
+                self._sources.of_schemas(context, [item.record for item in items])
+                if source.dataset
+                else ()
+            )
+            return merge_sentences((said, *(found.get(i.record.digest, ()) for i in items)))
+
+        indicators: list[str | None] = [None] * len(asked)
+        if call.summarises:
+            # What is known of an item depends on its schemas, so it is in short for each of them.
+            single = {
+                (item.record.digest, one.context): (item, known(one.context, (item,)))
+                for one in asked
+                for item in one.pair
+            }
+            texts = summaries(call.kind, list(single.values()), asker, self._item_chars)
+            short = dict(zip(single, texts, strict=True))
+            indicators = [
+                _indicator(
+                    call.kind, [short[(item.record.digest, one.context)] for item in one.pair]
+                )
+                for one in asked
+            ]
+        return [
+            Parts(
+                call.kind,
+                one.pair,
+                call.rules,
+                known(one.context, one.pair),
+                examples,
+                first,
+                self._item_chars,
+            )
+            for one, examples, first in zip(asked, shown, indicators, strict=True)
+        ]
+
+    def _examples(
+        self, call: _Call, task: KcmfTask, asked: Sequence[_Question], asker: Asker
     ) -> list[tuple[Example, ...]]:
         """Labels to show, with their reasoning and, where items are summarised, in short."""
         if not call.shots:
-            return [()] * len(queries)
+            return [()] * len(asked)
         chosen = self._demonstrator.demonstrations(
-            task.base, [in_base_order(q) for q in queries], contexts, call.shots
+            task.base,
+            [in_base_order(one.query) for one in asked],
+            [one.context for one in asked],
+            call.shots,
         )
-        distinct = {d.query.digest: d for those in chosen for d in those}
-        pairs = {key: _pair(call.kind, d.query) for key, d in distinct.items()}
-        short: dict[str, str] = {}
+        turned = [
+            [(d, self._is_turned(call.kind, d, one.context)) for d in those]
+            for those, one in zip(chosen, asked, strict=True)
+        ]
+        distinct = {(d.query.digest, t): (d, t) for those in turned for d, t in those}
+        pairs = {key: _labelled_pair(call.kind, d, t) for key, (d, t) in distinct.items()}
+        short: dict[str, str | None] = {}
         if call.summarises:
             items = {item.record.digest: item for pair in pairs.values() for item in pair}
-            limit = self._settings.max_record_chars // 2
-            short = summaries(call.kind, items, {}, asker, limit)
+            told = summaries(
+                call.kind, [(item, ()) for item in items.values()], asker, self._item_chars
+            )
+            short = dict(zip(items, told, strict=True))
         examples = {
             key: _example(call, demonstration, pairs[key], short)
-            for key, demonstration in distinct.items()
+            for key, (demonstration, _) in distinct.items()
         }
-        return [tuple(examples[d.query.digest] for d in those) for those in chosen]
+        return [tuple(examples[(d.query.digest, t)] for d, t in those) for those in turned]
 
-    def _ask(self, mode: Mode, parts: Sequence[Parts], asker: Asker) -> list[Said]:
+    def _is_turned(self, kind: str, demonstration: Demonstration, context: Context) -> bool:
+        """Whether a label's columns are to change sides, so that its A is of the schema of A."""
+        if kind != "schema_match" or len(set(context)) < _SIDES:
+            return False
+        first, second = demonstration.query.records[:2]
+        stands = self._sources.stands_in
+        return stands(first, context[1]) and stands(second, context[0])
+
+    def _ask(self, mode: Mode, parts: Sequence[Parts], asker: Asker) -> list[tuple[Worded, Said]]:
         """Ask all prompts; those that are too long for the engine again, in fewer words."""
         room = self._settings.max_prompt_tokens
-        said = asker.ask([match_prompt(part, mode, room) for part in parts])
+        worded = [match_prompt(part, mode, room) for part in parts]
+        said = asker.ask([one.prompt for one in worded])
         for _ in range(HALVINGS):
-            long = [i for i, one in enumerate(said) if (one.error or "").startswith(_TOO_LONG)]
+            long = [i for i, one in enumerate(said) if (one.error or "").startswith(TOO_LONG)]
             if not long:
                 break
             room //= 2
-            again = asker.ask([match_prompt(parts[i], mode, room) for i in long])
-            for i, one in zip(long, again, strict=True):
-                said[i] = one
-        return said
+            again = [match_prompt(parts[i], mode, room) for i in long]
+            answers = asker.ask([one.prompt for one in again])
+            for i, shorter, one in zip(long, again, answers, strict=True):
+                worded[i], said[i] = shorter, one
+        return list(zip(worded, said, strict=True))
 
 
 def _pair(kind: str, query: Query) -> Pair:
@@ -260,54 +301,25 @@ def _pair(kind: str, query: Query) -> Pair:
     return read(query.records[0]), read(query.records[1])
 
 
-def _indicator(kind: str, pair: Pair, short: dict[str, str]) -> str | None:
-    left, right = (short.get(item.record.digest) for item in pair)
+def _labelled_pair(kind: str, demonstration: Demonstration, turned: bool) -> Pair:
+    first, second = _pair(kind, demonstration.query)
+    return (second, first) if turned else (first, second)
+
+
+def _indicator(kind: str, short: Sequence[str | None]) -> str | None:
+    left, right = short
     return None if left is None or right is None else wording.indicator(kind, (left, right))
 
 
 def _example(
-    call: _Call, demonstration: Demonstration, pair: Pair, short: dict[str, str]
+    call: _Call, demonstration: Demonstration, pair: Pair, short: dict[str, str | None]
 ) -> Example:
     answer = YES if demonstration.answer == "match" else NO
     records = (pair[0].record, pair[1].record)
     steps = () if call.rules is None else explain(call.rules, records, answer)
-    first = _indicator(call.kind, pair, short)
+    texts = [short.get(item.record.digest) for item in pair]
     left, right = (
-        replace(item, description=short.get(item.record.digest, item.description)) for item in pair
+        item if text is None else replace(item, description=text, values="")
+        for item, text in zip(pair, texts, strict=True)
     )
-    return Example((left, right), steps, answer, first)
-
-
-def _vote(source: str, mode: Mode, said: Said) -> Vote:
-    if said.text is None:
-        return Vote(source, None)
-    if mode == "generate":
-        return Vote(source, wording.read_answer(said.text))
-    return Vote(source, said.text, said.probability)
-
-
-def _evidence(vote: Vote, part: Parts, said: Said) -> list[Evidence]:
-    """A vote, and what it was given on: knowledge and reasoning, each with its source."""
-    share = vote.probability
-    if share is None:
-        share = float(vote.answer == YES)
-    found = [Evidence("vote", f"{vote.source}: {vote.answer or said.error or 'bad format'}", share)]
-    found += [Evidence("knowledge", f"{vote.source}: {text}", 1.0) for text in part.knowledge]
-    reasoning = [part.indicator or "", (said.text or "") if vote.probability is None else ""]
-    text = "\n".join(line for line in reasoning if line)
-    return [*found, *([Evidence("reasoning", f"{vote.source}: {text}", 1.0)] if text else [])]
-
-
-def _answer(votes: Sequence[Vote], evidence: Sequence[Evidence], options: Options) -> Answer:
-    verdict = count(votes)
-    error = None
-    if verdict.n_bad == len(votes) and options.tier != "t2":
-        first = next(e.text for e in evidence if e.kind == "vote")
-        error = f"no_vote: none of {len(votes)} sources gave a yes or a no ({first})"
-    return Answer(
-        value=None if error else ("match" if verdict.answer == YES else "mismatch"),
-        probability=None if error else verdict.probability,
-        tier=LANGUAGE_MODEL_TIER,
-        evidence=tuple(evidence),
-        error=error,
-    )
+    return Example((left, right), steps, answer, _indicator(call.kind, texts))

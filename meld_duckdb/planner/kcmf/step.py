@@ -7,7 +7,7 @@ from dataclasses import replace
 from meld_duckdb.planner.ask_engine import with_earlier
 from meld_duckdb.planner.batch import Batch, Resources, keep
 from meld_duckdb.planner.kcmf.asking import Asker
-from meld_duckdb.planner.kcmf.matcher import UNAVAILABLE
+from meld_duckdb.planner.kcmf.ballot import UNAVAILABLE
 from meld_duckdb.tasks.base import Answer
 from meld_duckdb.tasks.kcmf import KcmfTask
 
@@ -30,9 +30,14 @@ def ask_votes(batch: Batch, resources: Resources) -> Batch:
         i: _kept_reasons(with_earlier(batch, i, answer), answer)
         for i, answer in zip(waiting, answers, strict=True)
     }
-    passing = {i for i, a in found.items() if any(e.kind == UNAVAILABLE for e in a.evidence)}
-    batch = keep(batch, resources, {i: a for i, a in found.items() if i not in passing})
-    batch = batch.settle({i: found[i] for i in passing})
+    # What the keys say must be what was told: rules and bases may have changed meanwhile, and a
+    # keyword or summary may be missing.
+    sound = not asker.n_failed
+    if not sound or resources.matcher.digest(task, batch.options) != batch.matching:
+        batch = batch.settle(found)
+    else:
+        whole = {i: a for i, a in found.items() if all(e.kind != UNAVAILABLE for e in a.evidence)}
+        batch = keep(batch, resources, whole).settle(found)
     return replace(
         batch,
         engine_prompts=batch.engine_prompts + asker.n_prompts,
