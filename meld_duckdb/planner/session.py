@@ -47,6 +47,7 @@ from meld_duckdb.retrieval.bases import KnowledgeBase, list_bases
 from meld_duckdb.retrieval.blocking import Candidates
 from meld_duckdb.retrieval.catalogue import table_digest
 from meld_duckdb.retrieval.methods import Vectorisers, find
+from meld_duckdb.retrieval.remote_sources import VERSION as REMOTE_VERSION
 from meld_duckdb.retrieval.remote_sources import endpoint
 from meld_duckdb.retrieval.store import Label
 from meld_duckdb.retrieval.table_rows import TableRows
@@ -124,7 +125,7 @@ class Session(Loaded):
                     lambda: self.store,
                     Likeness(self._encoder_digest, self._encode, lambda: self.store),
                     lambda: self.remote,
-                    lambda service: endpoint(service, settings),
+                    lambda service: f"{endpoint(service, settings)} {REMOTE_VERSION}",
                 ),
                 lambda name, kind: load_rules(self._workspace.rules_path, name, kind),
                 self.demonstrator,

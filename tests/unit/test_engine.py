@@ -252,6 +252,13 @@ def test_demonstrations_go_oldest_first(engine: TransformersBackend) -> None:
     assert cut == same
 
 
+def test_a_prompt_that_keeps_its_turns_is_refused_as_a_whole(engine: TransformersBackend) -> None:
+    turns = tuple((f"question {i} " * 10, "yes") for i in range(12))
+    prompt = Prompt(SYSTEM, turns, "x", choices=("yes", "no"), keep_turns=True)
+    rendered = engine._renderer.render(prompt, 400)
+    assert (rendered.dropped, len(rendered) > 400) == (0, True)
+
+
 def test_the_models_own_length_is_a_limit_too(model_path: Path) -> None:
     engine = TransformersBackend(model_path, device="cpu", max_prompt_tokens=100_000)
     [got] = answers(engine, [Prompt("", (), "x " * 700, max_tokens=40)])
