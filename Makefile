@@ -36,9 +36,10 @@ bench: setup ## Speed as ratios in one run; JSON in bench-results/.
 	$(BIN)/meld models pull --quiet
 	$(BIN)/python -m tests.bench.run
 
-bench-peers: $(PEERS)/installed ## Splink on the labels of the matching sets, in an environment of its own; needs DATA.
+bench-peers: $(PEERS)/installed ## Splink and Valentine on the labels of the same sets, in an environment of their own; needs DATA.
 	test -n "$(DATA)" || { echo 'say where the sets are: make bench-peers DATA=DIR' >&2; exit 2; }
-	$(PEERS)/bin/python tests/bench/peers/splink_match.py --data $(DATA) --json bench-results/peers.json
+	$(PEERS)/bin/python tests/bench/peers/splink_match.py --data $(firstword $(wildcard $(DATA)/EM) $(DATA)) --json bench-results/peers.json
+	$(PEERS)/bin/python tests/bench/peers/valentine_match.py --data $(firstword $(wildcard $(DATA)/SM) $(DATA)) --json bench-results/peers-schema.json
 
 $(PEERS)/installed: tests/bench/peers/requirements.txt
 	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
