@@ -120,7 +120,7 @@ def holder(path: Path) -> int | None:
     except OSError:
         return None
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # several may look at once
     except BlockingIOError:
         signed = os.pread(handle, 20, 0).decode("ascii", "replace").strip()
         return int(signed) if signed.isdecimal() else 0

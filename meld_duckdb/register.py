@@ -11,13 +11,14 @@ import importlib
 import itertools
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
 
+from meld_duckdb.daemon.remote import Remote, joined_lines
 from meld_duckdb.errors import ConfigError, MeldError
 from meld_duckdb.settings import Settings, resolve
 from meld_duckdb.udfs import SqlFunction
@@ -42,6 +43,9 @@ FAMILIES = (
     "admin",
 )
 _IDENTITY = "registration"
+_OF_BOTH = ("stats", "errors")
+"""Handlers that show what an engine did and what was done here."""
+
 
 # DuckDB keeps no reference to the callables of a cursor that died, and crashes when it calls one
 # (duckdb-python#530): every registration is kept for the life of the process.
@@ -146,6 +150,8 @@ class Registration:
         self._connection = connection
         self._lock = threading.Lock()
         self._handlers: Handlers | None = None
+        self._remote: Remote | None = None
+        self._statement = 0
         self._calls: list[Callable[..., Any]] = []
 
     def use(self, settings: Settings, overrides: dict[str, object]) -> None:
@@ -154,11 +160,12 @@ class Registration:
             if settings != self._settings:
                 self._settings = settings
                 self._overrides = overrides
-                self._handlers = None
+                self._handlers = self._remote = None
 
     def begin_statement(self) -> None:
         """Start new lines in the statistics, if anything was counted yet."""
         with self._lock:
+            self._statement += 1
             if self._handlers is not None:
                 self._handlers.service.stats.begin_statement()
 
@@ -167,7 +174,7 @@ class Registration:
 
         # DuckDB reads the signature and evaluates its annotations: no names of lazy imports here.
         def call(*columns: Any) -> Any:
-            return getattr(self._current_handlers(), function.handler)(function, columns)
+            return self._answer(function, columns)
 
         def call_without_arguments() -> Any:
             return call()
@@ -175,6 +182,31 @@ class Registration:
         chosen = call if function.arguments else call_without_arguments
         self._calls.append(chosen)
         return chosen
+
+    def _answer(self, function: SqlFunction, columns: Sequence[Any]) -> Any:
+        """Have a call answered by the engine of the workspace, or here."""
+        if function.reads:
+            from meld_duckdb.reading import read_schemas
+
+            columns = read_schemas(columns, self._connection)
+        found = None
+        if not function.local:
+            found = self._current_remote().call(function.name, columns, self._statement)
+            if found is not None and function.handler not in _OF_BOTH:
+                return found
+        own = self._handlers if found is not None else self._current_handlers()
+        if own is None:
+            return found
+        here = getattr(own, function.handler)(function, columns)
+        return here if found is None else joined_lines(found, here)
+
+    def _current_remote(self) -> Remote:
+        with self._lock:
+            if self._remote is None:
+                from meld_duckdb import __version__
+
+                self._remote = Remote(self._settings, __version__)
+            return self._remote
 
     def _current_handlers(self) -> Handlers:
         with self._lock:
@@ -189,7 +221,6 @@ class Registration:
                     origins,
                     load_functions(),
                     __version__,
-                    self._connection,
                 )
             return self._handlers
 

@@ -37,6 +37,8 @@ class SqlFunction:
         form: Task functions: ``"answer"``, ``"probability"``, ``"detail"`` or ``"topk"``.
         fields: Fields of the result of a detail.
         volatile: True for functions that write or read state; they are never folded or shared.
+        reads: True for functions that read the user's own database; see `reading`.
+        local: True for functions about the process that calls them: no engine is asked.
     """
 
     name: str
@@ -48,6 +50,8 @@ class SqlFunction:
     form: str = "answer"
     fields: tuple[str, ...] = ()
     volatile: bool = False
+    reads: bool = False
+    local: bool = False
 
 
 def detail_type(fields: tuple[str, ...], returns: str) -> str:

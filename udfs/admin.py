@@ -11,6 +11,7 @@ FUNCTIONS = (
         handler="version",
         arguments="",
         doc="Version of meld-duckdb.",
+        local=True,
     ),
     SqlFunction(
         name="__meld_stats",
@@ -54,6 +55,7 @@ FUNCTIONS = (
         arguments="",
         doc="Behind FROM meld.settings.",
         volatile=True,
+        local=True,
     ),
     SqlFunction(
         name="__meld_help",
@@ -62,5 +64,6 @@ FUNCTIONS = (
         arguments="",
         doc="Behind FROM meld.help.",
         volatile=True,
+        local=True,
     ),
 )

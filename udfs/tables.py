@@ -49,5 +49,6 @@ FUNCTIONS = (
         handler="match_schemas",
         arguments="left name, right name, left columns, right columns, options",
         doc="Behind FROM meld.match_schemas.",
+        reads=True,
     ),
 )

@@ -67,6 +67,7 @@ def checks(settings: Settings) -> Iterator[Check]:
     yield from _models(settings)
     yield _device(settings)
     yield _workspace(settings)
+    yield _engine(settings)
 
 
 def _packages() -> Iterator[Check]:
@@ -121,3 +122,20 @@ def _workspace(settings: Settings) -> Check:
     return Check(
         "workspace", True, f"{workspace.path}: {n_tables} tables indexed, {n_answers} answers kept"
     )
+
+
+def _engine(settings: Settings) -> Check:
+    from meld_duckdb.daemon import lifecycle
+    from meld_duckdb.daemon.places import places_of
+
+    if settings.engine_address == "workspace" and not places_of(settings).pointer.exists():
+        return Check(
+            "engine", True, "none runs, every process loads the models (meld engine start)"
+        )
+    try:
+        found = lifecycle.status(settings)
+    except MeldError as error:
+        return Check("engine", False, error.what, error.hint or "meld engine restart")
+    up = f"process {found['pid']}, up {found['uptime_s']:.0f} s, meld-duckdb {found['version']}"
+    same = found["version"] == __version__
+    return Check("engine", same, up, "" if same else "meld engine restart")

@@ -12,6 +12,7 @@ import click
 
 import meld_duckdb
 from meld_duckdb import interrupt
+from meld_duckdb.cli.engine import engine
 from meld_duckdb.cli.evaluate import evaluate
 from meld_duckdb.cli.index import index
 from meld_duckdb.cli.kb import kb
@@ -161,6 +162,7 @@ cli.add_command(index)
 cli.add_command(kb)
 cli.add_command(workspace_group)
 cli.add_command(kcmf_group)
+cli.add_command(engine)
 
 
 def _leave_interrupted() -> NoReturn:

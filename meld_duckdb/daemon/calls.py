@@ -21,6 +21,9 @@ from meld_duckdb.errors import EngineError, EngineTimeout, EngineUnavailable, Me
 _LOG = logging.getLogger(__name__)
 _CURRENT: ContextVar[Call | None] = ContextVar("call", default=None)
 
+_GRACE_S = 5.0
+"""Seconds that a call has to stop once it is interrupted."""
+
 Answer = Callable[["Call"], pa.Array]
 
 
@@ -35,7 +38,8 @@ class Call:
         statement: Number of the client's statement.
         timeout_s: Seconds it may take; 0 for no limit.
         stop: Set once nobody waits for the result any more.
-        said: Messages, and in the end the result or None.
+        said: Messages, and in the end the result.
+        taken: Whether a worker has it.
     """
 
     client: str
@@ -44,7 +48,8 @@ class Call:
     statement: int = 0
     timeout_s: float = 0.0
     stop: threading.Event = field(default_factory=threading.Event)
-    said: queue.SimpleQueue[Message | pa.Array | None] = field(default_factory=queue.SimpleQueue)
+    said: queue.SimpleQueue[Message | pa.Array] = field(default_factory=queue.SimpleQueue)
+    taken: bool = False
     began: float = field(default_factory=time.monotonic)
 
     def check_time(self) -> None:
@@ -67,6 +72,13 @@ def tell(text: str) -> None:
     call = _CURRENT.get()
     if call is not None:
         call.said.put(Message(notice=text))
+
+
+def stopped() -> EngineUnavailable:
+    """Word that an engine stops before a call is answered."""
+    return EngineUnavailable(
+        "the engine was stopped before it had answered", hint="meld engine restart"
+    )
 
 
 class Workers:
@@ -95,6 +107,7 @@ class Workers:
         self._lock = threading.Lock()
         self._running: set[Call] = set()
         self._busy_until = time.monotonic()
+        self.gave_up = threading.Event()
         self.n_calls = self.n_rows = self.n_failed = 0
         self.seconds = 0.0
         for number in range(n_workers):
@@ -125,7 +138,10 @@ class Workers:
         self._queue.remove(call.client, call)
 
     def drain(self, timeout_s: float) -> bool:
-        """Take no more calls and finish those there are; False if some had to be stopped."""
+        """Take no more calls and finish those there are; False if some had to be stopped.
+
+        After that `gave_up` is set: what still runs does not look for interruptions.
+        """
         self._queue.close()
         if self._queue.wait_empty(timeout_s):
             return True
@@ -133,7 +149,8 @@ class Workers:
             running = list(self._running)
         for call in running:
             call.stop.set()
-        self._queue.wait_empty(5.0)
+        self._queue.wait_empty(_GRACE_S)
+        self.gave_up.set()
         return False
 
     def size(self) -> QueueSize:
@@ -150,6 +167,7 @@ class Workers:
     def _work(self) -> None:
         while (taken := self._queue.get()) is not None:
             client, call = taken
+            call.taken = True
             with self._lock:
                 self._running.add(call)
             started = time.monotonic()
@@ -177,8 +195,8 @@ class Workers:
             self._log_failure(call, error)
             return Message(error=error)
         except KeyboardInterrupt:
-            return Message(interrupted=True)
-        except Exception as error:  # noqa: BLE001  (the engine goes on whatever one call meets)
+            return Message(error=stopped(), declined=True)
+        except BaseException as error:  # noqa: BLE001  (the engine goes on, also after a panic)
             self._log_failure(call, error)
             return Message(
                 error=EngineError(f"{call.function} failed: {type(error).__name__}: {error}")
@@ -186,7 +204,7 @@ class Workers:
         finally:
             _CURRENT.reset(token)
 
-    def _log_failure(self, call: Call, error: Exception) -> None:
+    def _log_failure(self, call: Call, error: BaseException) -> None:
         """Log where it failed; the text of an error may hold contents of rows."""
         with self._lock:
             self.n_failed += 1

@@ -59,6 +59,10 @@ class _Round:
         return list(dict.fromkeys(request for request, _ in self.places))
 
     @property
+    def is_merged(self) -> bool:
+        return len(self.callers) > 1
+
+    @property
     def is_left(self) -> bool:
         return all(self.places[i][0].left.is_set() for i in self.open)
 
@@ -86,9 +90,7 @@ class MergingBackend:
         """Identity of the real backend."""
         return self._backend.digest
 
-    def complete(
-        self, prompts: Sequence[Prompt], adapter: Adapter | None = None
-    ) -> Iterator[Part]:
+    def complete(self, prompts: Sequence[Prompt], adapter: Adapter | None = None) -> Iterator[Part]:
         """Answer all prompts; see `Backend.complete`.
 
         Raises:
@@ -167,10 +169,7 @@ class MergingBackend:
         prompts = [request.prompts[i] for request, i in places]
         first = places[0][0]
         self.n_rounds += 1
-        self.n_prompts += len(prompts)
         formed = _Round(places, iter(()), set(range(len(places))))
-        if len(formed.callers) > 1:
-            self.n_merged += len(prompts)
         formed.completions = self._ask(prompts, first.adapter)
         return formed
 
@@ -194,6 +193,8 @@ class MergingBackend:
             return False
         if part is None:
             return False
+        self.n_prompts += len(part)
+        self.n_merged += len(part) if active.is_merged else 0
         handed: dict[_Request, Part] = {}
         for i, completion in part:
             request, own = active.places[i]
@@ -215,8 +216,11 @@ class MergingBackend:
         _LOG.warning("a batch of %d callers failed (%s)", len(callers), type(error).__name__)
         with self._changed:
             for request in callers:
-                again = [active.places[i][1] for i in sorted(active.open)
-                         if active.places[i][0] is request]
+                again = [
+                    active.places[i][1]
+                    for i in sorted(active.open)
+                    if active.places[i][0] is request
+                ]
                 if not again:
                     continue
                 request.alone = True

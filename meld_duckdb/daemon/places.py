@@ -23,6 +23,9 @@ _MOST_SOCKET_CHARS = 100
 
 _START = "meld engine start"
 
+RESTART = "meld engine restart"
+"""The command that helps where an engine is there and does not answer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pointer:
@@ -58,6 +61,11 @@ class Places:
     def pointer(self) -> Path:
         """There while an engine takes calls."""
         return self.folder / "engine.json"
+
+    @property
+    def options(self) -> Path:
+        """How the engine was started last."""
+        return self.folder / "options.json"
 
     @property
     def lock(self) -> Path:
@@ -157,10 +165,10 @@ def check_socket(path: Path) -> None:
         found = path.lstat()
     except OSError as error:
         raise EngineUnavailable(
-            f"the engine's socket {path} is gone: {error.strerror}", hint="meld engine restart"
+            f"the engine's socket {path} is gone: {error.strerror}", hint=RESTART
         ) from error
     if not stat.S_ISSOCK(found.st_mode):
-        raise EngineUnavailable(f"{path} is no socket", hint="meld engine restart")
+        raise EngineUnavailable(f"{path} is no socket", hint=RESTART)
     if not _is_own(found):
         raise EngineUnavailable(
             f"the engine's socket {path} belongs to user {found.st_uid}, not to this one",

@@ -8,7 +8,6 @@ record batch with the single column of the result, or a message with an error. N
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -19,13 +18,11 @@ from meld_duckdb.errors import EngineRejected, MeldError, ProtocolMismatch
 VERSION = 1
 """Changes whenever client and engine of different versions would misunderstand each other."""
 
-MOST_BYTES = 256 * 1024 * 1024
-"""Arrow data of one call, at most."""
-
 HELLO, STATUS = "hello", "status"
 """Actions: a client greets the engine; health and metrics."""
 
 _MOST_TEXT = 65_536
+_MOST_NUMBER = 2**53
 _CLIENT = re.compile(r"[0-9a-zA-Z-]{8,64}")
 
 _T = TypeVar("_T")
@@ -85,18 +82,18 @@ class Welcome:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message on the way to a result; exactly one attribute says something.
+    """One message on the way to a result.
 
     Attributes:
         notice: A line for people.
         error: Why the call failed.
-        interrupted: The call was interrupted.
+        declined: With an error: the engine did not answer the call, another process may.
         unknown_client: The engine does not know the client: it has to greet (again).
     """
 
     notice: str | None = None
     error: MeldError | None = None
-    interrupted: bool = False
+    declined: bool = False
     unknown_client: bool = False
 
 
@@ -134,7 +131,7 @@ def encode_message(message: Message) -> bytes:
     found = {
         "notice": message.notice,
         "error": error,
-        "interrupted": message.interrupted,
+        "declined": message.declined,
         "unknown_client": message.unknown_client,
     }
     return json.dumps({k: v for k, v in found.items() if v}).encode("utf-8")
@@ -151,7 +148,7 @@ def decode_message(data: bytes) -> Message:
     return Message(
         notice if isinstance(notice, str) else None,
         error_from(error) if isinstance(error, dict) else None,
-        found.get("interrupted") is True,
+        found.get("declined") is True,
         found.get("unknown_client") is True,
     )
 
@@ -196,9 +193,7 @@ def _kinds(kind: type[MeldError]) -> Iterator[type[MeldError]]:
 
 def _object(data: bytes, name: str) -> dict[str, Any]:
     if len(data) > _MOST_TEXT:
-        raise EngineRejected(
-            f"malformed {name.lower()}: {len(data)} bytes, at most {_MOST_TEXT}"
-        )
+        raise EngineRejected(f"malformed {name.lower()}: {len(data)} bytes, at most {_MOST_TEXT}")
     try:
         found = json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -212,10 +207,11 @@ def _fits(value: object, wanted: str) -> bool:
     if wanted == "str":
         return isinstance(value, str)
     if wanted == "int":
-        return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
+        return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST_NUMBER
     if wanted == "float":
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return number and math.isfinite(value) and 0 <= value < 1e12  # type: ignore[arg-type]
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            return False
+        return 0 <= value < _MOST_NUMBER
     return isinstance(value, dict)
 
 

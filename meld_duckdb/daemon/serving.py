@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import logging
+import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -28,8 +26,6 @@ from meld_duckdb.service import LocalService
 from meld_duckdb.settings import Settings, resolve
 from meld_duckdb.udfs import SqlFunction
 from meld_duckdb.workspace import Workspace, adopted_adapter, is_workspace
-
-_LOG = logging.getLogger(__name__)
 
 OWN = ("on_error", "cache", "max_pairs", "remote", "remote_contact")
 """Settings, besides those that can change an answer, that every client has its own of."""
@@ -51,7 +47,10 @@ COMMON = (
 
 _MOST_CLIENTS = 256
 _CLIENT_IDLE_S = 6 * 3600.0
+_ENDED_IDLE_S = 30.0
+_MOST_PID = 2**31
 _MOST_SESSIONS = 8
+_LANGUAGE_MODEL = "language model"
 
 _T = TypeVar("_T")
 
@@ -79,6 +78,11 @@ class Models:
         """What is loaded."""
         return sorted(self._loaded)
 
+    def merging(self) -> MergingBackend | None:
+        """The language model, if it is loaded."""
+        found = self._loaded.get(_LANGUAGE_MODEL)
+        return found if isinstance(found, MergingBackend) else None
+
     def forget(self, name: str) -> None:
         """Let go of a model that has changed on disk."""
         with self._lock:
@@ -95,7 +99,10 @@ class SharedSession(Session):
     @property
     def untuned_encoder(self) -> Encoder:
         """The embedding model without an adapter."""
-        return self._models.get("untuned encoder", lambda: Session.untuned_encoder.__get__(self))
+        with self._lock:  # always before the lock of the models
+            return self._models.get(
+                "untuned encoder", lambda: super(SharedSession, self).untuned_encoder
+            )
 
     def _load_encoder(self) -> Encoder:
         return self._models.get("encoder", super()._load_encoder)
@@ -106,7 +113,7 @@ class SharedSession(Session):
     def _load_backend(self) -> Backend:
         load = super()._load_backend
         size = self.settings.engine_batch
-        return self._models.get("language model", lambda: MergingBackend(load(), size))
+        return self._models.get(_LANGUAGE_MODEL, lambda: MergingBackend(load(), size))
 
 
 class Sessions:
@@ -176,9 +183,7 @@ class Clients:
         version: Version of the product.
     """
 
-    def __init__(
-        self, sessions: Sessions, functions: Sequence[SqlFunction], version: str
-    ) -> None:
+    def __init__(self, sessions: Sessions, functions: Sequence[SqlFunction], version: str) -> None:
         self._sessions = sessions
         self._functions = {function.name: function for function in functions}
         self._version = version
@@ -249,13 +254,28 @@ class Clients:
                 client.used = time.monotonic()
 
     def _forget(self) -> None:
-        """Drop clients that were silent for long, and the most silent ones of too many."""
+        """Drop clients that were silent for long or have ended, and the oldest of too many."""
         idle = [name for name, client in self._clients.items() if not client.n_running]
         now = time.monotonic()
         for name in idle:
-            too_many = len(self._clients) >= _MOST_CLIENTS
-            if too_many or now - self._clients[name].used > _CLIENT_IDLE_S:
+            silent_s = now - self._clients[name].used
+            ended = silent_s > _ENDED_IDLE_S and not _lives(name)
+            if ended or silent_s > _CLIENT_IDLE_S or len(self._clients) >= _MOST_CLIENTS:
                 del self._clients[name]
+
+
+def _lives(client: str) -> bool:
+    """Tell whether the process lives that a client's name begins with; see `new_identity`."""
+    pid = client.partition("-")[0]
+    if not pid.isdecimal() or not 0 < int(pid) < _MOST_PID:
+        return True
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def client_settings(own: Settings, given: Mapping[str, Any]) -> Settings:

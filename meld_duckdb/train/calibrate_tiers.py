@@ -5,7 +5,8 @@
 
 On labelled rows of training or validation splits (never test) that tier 0 is unsure of, both tiers
 answer the same questions. The model is used for a task only if it is right more often there, with
-95 % bootstrap confidence. Entries of other models in the file are kept.
+95 % bootstrap confidence, and for a task with two answers only if its F1 is higher too. Entries of
+other models in the file are kept.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import logging
 import random
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +26,18 @@ from meld_duckdb.planner.cascade import UNSURE
 from meld_duckdb.planner.options import Options
 from meld_duckdb.planner.session import Session
 from meld_duckdb.settings import DEFAULT_MODEL, resolve
-from meld_duckdb.tasks import TASKS
+from meld_duckdb.tasks import ASKED
 from meld_duckdb.train.calibration import SEED, write_json
-from meld_duckdb.train.training_rows import SOURCES, Labelled
+from meld_duckdb.train.training_rows import SOURCES, Labelled, receiving_rows
 
 _LOG = logging.getLogger(__name__)
+
+MEASURED: dict[str, Callable[[Path], Iterable[list[Labelled]]]] = {
+    **SOURCES,
+    "kcmf_schema_match": receiving_rows,
+    "kcmf_entity_match": SOURCES["match"],
+}
+"""Every task to the function that reads its questions, a list per data set."""
 
 ROWS = 120
 """Questions asked per task."""
@@ -51,7 +59,7 @@ def measure(
     tier0: list[str | None] = []
     for labelled in sets:
         sample = rng.sample(labelled, min(len(labelled), 20 * rows))
-        answers, _ = session.planner.answer(TASKS[task], [q for q, _ in sample], Options(tier="t0"))
+        answers, _ = session.planner.answer(ASKED[task], [q for q, _ in sample], Options(tier="t0"))
         unsure = [
             (pair, answer.value)
             for pair, answer in zip(sample, answers, strict=True)
@@ -60,17 +68,33 @@ def measure(
         chosen += [pair for pair, _ in unsure]
         tier0 += [value for _, value in unsure]
     queries = {query.digest: query for query, _ in chosen}
-    answers, _ = session.planner.answer(TASKS[task], list(queries.values()), Options(tier="t2"))
+    answers, _ = session.planner.answer(ASKED[task], list(queries.values()), Options(tier="t2"))
     said = dict(zip(queries, answers, strict=True))
     first = np.array([a == y for a, (_, y) in zip(tier0, chosen, strict=True)], dtype=float)
     second = np.array([said[q.digest].value == y for q, y in chosen], dtype=float)
     low = _lower_bound(second - first)
-    use = low > 0 and (TASKS[task].labels is not None or second.mean() >= LEAST_ACCURACY)
     reason = (
         f"on {len(chosen)} training rows that tier 0 was unsure of, tier 0 was right on "
         f"{first.mean():.0%} and this model on {second.mean():.0%}"
     )
+    labels = ASKED[task].labels
+    figures: dict[str, float] = {}
+    if labels is None:
+        use = low > 0 and second.mean() >= LEAST_ACCURACY
+    else:
+        # Where few rows match, saying no to all of them is mostly right and of no use.
+        truth = np.array([y == labels[0] for _, y in chosen])
+        found = [
+            np.array([v == labels[0] for v in values])
+            for values in (tier0, [said[q.digest].value for q, _ in chosen])
+        ]
+        figures = {
+            f"tier{i}_f1": round(_f1(truth, f), 4) for i, f in zip((0, 2), found, strict=True)
+        }
+        use = low > 0 and figures["tier2_f1"] > figures["tier0_f1"]
+        reason += f"; F1 {figures['tier0_f1']:.2f} and {figures['tier2_f1']:.2f}"
     return {
+        **figures,
         "use": bool(use),
         "low": UNSURE[0],
         "high": UNSURE[1],
@@ -79,6 +103,10 @@ def measure(
         "tier0_accuracy": round(float(first.mean()), 4),
         "tier2_accuracy": round(float(second.mean()), 4),
     }
+
+
+def _f1(truth: np.ndarray, found: np.ndarray) -> float:
+    return float(2 * (truth & found).sum() / max(1, truth.sum() + found.sum()))
 
 
 def _lower_bound(differences: np.ndarray) -> float:
@@ -95,7 +123,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="directory of the benchmark data")
     parser.add_argument("--model", default=DEFAULT_MODEL, help="base model to measure")
     parser.add_argument("--rows", type=int, default=ROWS, help="questions per task")
-    parser.add_argument("--tasks", nargs="*", choices=list(SOURCES), help="tasks to measure; all")
+    parser.add_argument("--tasks", nargs="*", choices=list(MEASURED), help="tasks to measure; all")
     parser.add_argument("--out", type=Path, default=default, help="file to write")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
@@ -103,8 +131,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         settings, _ = resolve({"workspace": folder, "model": given.model})
         session = Session(settings, lambda text: _LOG.info("%s", text))
-        for task in given.tasks or SOURCES:
-            entry = measure(session, task, list(SOURCES[task](given.data)), given.rows)
+        for task in given.tasks or MEASURED:
+            entry = measure(session, task, list(MEASURED[task](given.data)), given.rows)
             _LOG.info("%s: %s", task, entry)
             content.setdefault(task, {})[given.model] = entry
             write_json(given.out, content)

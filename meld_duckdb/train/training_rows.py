@@ -46,6 +46,20 @@ def schema_match_rows(data: Path) -> Iterator[list[Labelled]]:
         ]
 
 
+def receiving_rows(data: Path) -> Iterator[list[Labelled]]:
+    """As `schema_match_rows`, the column that would receive the data first, as KcMF asks."""
+    for name in calibrate_schema_match.DATASETS:
+        rows = read_rows(data / "SM" / name / "pairs.parquet", split="valid")
+        column = calibrate_schema_match.column_record
+        yield [
+            (
+                Query((column(r, "target"), column(r, "source"))),
+                "match" if int(r["label"]) else "mismatch",
+            )
+            for r in rows
+        ]
+
+
 def detect_error_rows(data: Path) -> Iterator[list[Labelled]]:
     """Cells of clean tables, some of them with a planted error."""
     rng = random.Random(SEED + 1)
