@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from meld_duckdb.arrow import castable, column_types, detail_array, distinct_rows
 from meld_duckdb.errors import InputError
+from meld_duckdb.planner.memory import CallMemory, Remembered, call_key
 from meld_duckdb.planner.options import Options, parse_options
 from meld_duckdb.planner.questions import SHAPES, build_query
 from meld_duckdb.planner.session import Session
@@ -29,6 +30,7 @@ from meld_duckdb.retrieval.blocking import Candidates
 from meld_duckdb.settings import Settings
 from meld_duckdb.tasks import ASKED
 from meld_duckdb.tasks.base import Answer, Evidence, Query, RowError
+from meld_duckdb.tasks.kcmf import KCMF_TASKS
 
 _LOG = logging.getLogger(__name__)
 _SESSIONS: dict[Settings, Session] = {}
@@ -68,6 +70,7 @@ class LocalService:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.stats = Stats()
+        self._memory = CallMemory()
 
     @property
     def session(self) -> Session:
@@ -93,6 +96,15 @@ class LocalService:
                 hint="see FROM meld.help()",
             )
         started = time.perf_counter()
+        session = self.session
+        key, state = None, session.state()
+        if self.settings.cache and task not in KCMF_TASKS:
+            key = call_key(task, arguments)
+            known = self._memory.get(key, state)
+            if known is not None:
+                outcome = Outcome(cached=known.digests)
+                self._count(function, len(known.details), outcome, time.perf_counter() - started)
+                return known.details
         distinct = distinct_rows(arguments)
         answers: list[Answer | None] = [None] * len(distinct.rows)
         outcome = Outcome()
@@ -115,7 +127,11 @@ class LocalService:
             answers,
             distinct.inverse,
         )
-        return detail_array(answers, distinct.inverse)
+        details = detail_array(answers, distinct.inverse)
+        if key is not None and session.state() == state and all(_is_kept(a) for a in answers):
+            digests = tuple(dict.fromkeys((*outcome.cached, *outcome.evaluated)))
+            self._memory.put(key, state, Remembered(details, digests))
+        return details
 
     def join(
         self,
@@ -288,6 +304,11 @@ class LocalService:
                 f"{function}: some rows have no answer, the first because {first}; "
                 "see FROM meld.errors()"
             )
+
+
+def _is_kept(answer: Answer | None) -> bool:
+    """Whether an answer, or that there is none to a NULL, is the same next time."""
+    return answer is None or answer.error is None
 
 
 def _extras(task: str, row: tuple[object, ...]) -> dict[str, object]:

@@ -57,11 +57,16 @@ class Watched(Generic[_T]):
 
     def get(self) -> _T:
         """What the directories hold now."""
-        stamp = tuple(_stamp(folder) for folder in self._folders)
+        stamp = stamps(self._folders)
         with self._lock:
             if self._found is None or self._found[0] != stamp:
                 self._found = (stamp, self._read())
             return self._found[1]
+
+
+def stamps(folders: Sequence[Path]) -> tuple[int, ...]:
+    """When directories changed last: other numbers once something in one was put or removed."""
+    return tuple(_stamp(folder) for folder in folders)
 
 
 def _stamp(folder: Path) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 from meld_duckdb import models
 from meld_duckdb.errors import ConfigError, InputError
 from meld_duckdb.kcmf.rule_files import load_rules
+from meld_duckdb.planner.artefacts import stamps
 from meld_duckdb.planner.cache import AnswerCache
 from meld_duckdb.planner.cascade import choose_policy
 from meld_duckdb.planner.clusters import (
@@ -32,6 +33,7 @@ from meld_duckdb.planner.kcmf.matcher import Matcher
 from meld_duckdb.planner.kcmf.sources import Likeness, Sources
 from meld_duckdb.planner.knowing import usable_bases
 from meld_duckdb.planner.loaded import Loaded, Notice
+from meld_duckdb.planner.memory import State
 from meld_duckdb.planner.mixture import Mixture, MixtureSettings
 from meld_duckdb.planner.options import Options
 from meld_duckdb.planner.plan import Planner, Resources
@@ -267,6 +269,17 @@ class Session(Loaded):
         else:
             groups = agreeing_groups(len(rows), pairs, likely, least, k)
         return number_clusters(distinct, groups), answers, outcome
+
+    def state(self) -> State:
+        """What the workspace is in; see `memory.State`."""
+        own = self._workspace
+        folders = [own.experts_path, own.adapters_path, own.router_path, own.calibration_path]
+        starter = starter_experts(self.settings.starter)
+        return (
+            *self.catalogue.state(),
+            *stamps([*folders, *([starter] if starter else [])]),
+            self._encoder_digest(),
+        )
 
     def expert_counts(self) -> dict[str, int]:
         """How many stored answers each expert had a part in, by name."""

@@ -215,11 +215,16 @@ class Catalogue:
             for task, labels in answers.items():
                 self.set_labels(task, dict(labels))
 
+    def state(self) -> tuple[int, int]:
+        """A pair that is another one after any change, here or in another process."""
+        with self.reading() as connection:
+            (others,) = connection.execute("PRAGMA data_version").fetchone()
+            return int(others), connection.total_changes
+
     def labels(self, task: str) -> dict[str, str]:
         """All labels of a task: query digest to answer. Read again only when something changed."""
         with self.reading() as connection:
-            (others,) = connection.execute("PRAGMA data_version").fetchone()
-            version = (int(others), connection.total_changes)
+            version = self.state()
             if self._read_at != version:
                 self._labels.clear()
                 self._read_at = version

@@ -1,0 +1,88 @@
+"""Answers of whole calls in memory: a batch that was answered before costs no work per row.
+
+The answer cache knows a row by a key that takes a tenth of a millisecond to make. A call whose
+arguments are the same to the byte, in a workspace that has not changed, is answered as a whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+MOST_BYTES = 64 << 20
+"""Memory that the answers of a process take, about."""
+
+State = tuple[object, ...]
+"""What a workspace is in: equal as long as nothing in it that can change an answer did."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """The answers of a call.
+
+    Attributes:
+        details: `arrow.DETAIL_TYPE`, one per row.
+        digests: The distinct questions, for the statistics.
+    """
+
+    details: pa.StructArray
+    digests: tuple[str, ...]
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory it takes, about."""
+        return int(self.details.nbytes) + sum(map(len, self.digests))
+
+
+class CallMemory:
+    """The calls answered last. Safe for threads.
+
+    Args:
+        most_bytes: Memory they take at most; those used longest ago go first.
+    """
+
+    def __init__(self, most_bytes: int = MOST_BYTES) -> None:
+        self._most_bytes = most_bytes
+        self._lock = threading.Lock()
+        self._calls: OrderedDict[bytes, Remembered] = OrderedDict()
+        self._n_bytes = 0
+        self._state: State | None = None
+
+    def get(self, key: bytes, state: State) -> Remembered | None:
+        """What a call was answered; None where that is not known, or the workspace changed."""
+        with self._lock:
+            if state != self._state:
+                return None
+            found = self._calls.get(key)
+            if found is not None:
+                self._calls.move_to_end(key)
+            return found
+
+    def put(self, key: bytes, state: State, remembered: Remembered) -> None:
+        """Remember a call that was answered while the workspace was in a state throughout."""
+        with self._lock:
+            if state != self._state:
+                self._calls.clear()
+                self._n_bytes, self._state = 0, state
+            before = self._calls.pop(key, None)
+            self._n_bytes -= 0 if before is None else before.n_bytes
+            self._calls[key] = remembered
+            self._n_bytes += remembered.n_bytes
+            while self._n_bytes > self._most_bytes and self._calls:
+                _, oldest = self._calls.popitem(last=False)
+                self._n_bytes -= oldest.n_bytes
+
+
+def call_key(task: str, arguments: Sequence[pa.Array | pa.ChunkedArray]) -> bytes:
+    """Identity of a call: its task, the types of its arguments, and their bytes."""
+    arrays = [a.combine_chunks() if isinstance(a, pa.ChunkedArray) else a for a in arguments]
+    batch = pa.RecordBatch.from_arrays(arrays, names=[str(i) for i in range(len(arrays))])
+    found = hashlib.blake2b(task.encode(), digest_size=16)
+    found.update(batch.schema.serialize())
+    found.update(batch.serialize())
+    return found.digest()
