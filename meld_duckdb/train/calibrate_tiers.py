@@ -54,19 +54,7 @@ def measure(
     Returns:
         The entry for ``tiers.json``: ``use``, the band ``low`` to ``high``, ``reason``, figures.
     """
-    rng = random.Random(SEED)
-    chosen: list[Labelled] = []
-    tier0: list[str | None] = []
-    for labelled in sets:
-        sample = rng.sample(labelled, min(len(labelled), 20 * rows))
-        answers, _ = session.planner.answer(ASKED[task], [q for q, _ in sample], Options(tier="t0"))
-        unsure = [
-            (pair, answer.value)
-            for pair, answer in zip(sample, answers, strict=True)
-            if answer.value is None or UNSURE[0] < (answer.probability or 0.0) < UNSURE[1]
-        ][: rows // len(sets)]
-        chosen += [pair for pair, _ in unsure]
-        tier0 += [value for _, value in unsure]
+    chosen, tier0 = _unsure_rows(session, task, sets, rows)
     queries = {query.digest: query for query, _ in chosen}
     answers, _ = session.planner.answer(ASKED[task], list(queries.values()), Options(tier="t2"))
     said = dict(zip(queries, answers, strict=True))
@@ -102,6 +90,26 @@ def measure(
 
 def _f1(truth: np.ndarray, found: np.ndarray) -> float:
     return float(2 * (truth & found).sum() / max(1, truth.sum() + found.sum()))
+
+
+def _unsure_rows(
+    session: Session, task: str, sets: Sequence[list[Labelled]], rows: int
+) -> tuple[list[Labelled], list[str | None]]:
+    """Rows of several data sets that tier 0 is unsure of, as many of each, and what it says."""
+    rng = random.Random(SEED)
+    chosen: list[Labelled] = []
+    tier0: list[str | None] = []
+    for labelled in sets:
+        sample = rng.sample(labelled, min(len(labelled), 20 * rows))
+        answers, _ = session.planner.answer(ASKED[task], [q for q, _ in sample], Options(tier="t0"))
+        unsure = [
+            (pair, answer.value)
+            for pair, answer in zip(sample, answers, strict=True)
+            if answer.value is None or UNSURE[0] < (answer.probability or 0.0) < UNSURE[1]
+        ][: rows // len(sets)]
+        chosen += [pair for pair, _ in unsure]
+        tier0 += [value for _, value in unsure]
+    return chosen, tier0
 
 
 def _resampled(n: int, gain: Callable[[np.ndarray], float]) -> np.ndarray:
