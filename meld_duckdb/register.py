@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import importlib
 import itertools
-import threading
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ import duckdb
 
 from meld_duckdb.daemon.remote import Remote, joined_lines
 from meld_duckdb.errors import ConfigError, MeldError
+from meld_duckdb.locks import ThreadLock
 from meld_duckdb.settings import Settings, resolve
 from meld_duckdb.udfs import SqlFunction
 
@@ -51,7 +52,7 @@ _OF_BOTH = ("stats", "errors")
 # (duckdb-python#530): every registration is kept for the life of the process.
 _REGISTRATIONS: dict[str, Registration] = {}
 _NUMBERS = itertools.count(1)
-_LOCK = threading.Lock()
+_LOCK = ThreadLock()
 
 
 def register(
@@ -74,7 +75,9 @@ def register(
         ConfigError: A setting is unknown or has a bad value, or the user's own database already
             goes by the name ``meld``.
     """
-    resolved, _ = resolve(settings)
+    found, _ = resolve(settings)
+    # The same directory for as long as the registration lives, wherever the process goes.
+    resolved = replace(found, workspace=found.workspace.absolute())
     with _LOCK:
         present = _present(connection)
         if present is not None:
@@ -148,9 +151,9 @@ class Registration:
         self._settings = settings
         self._overrides = overrides
         self._connection = connection
-        self._lock = threading.Lock()
+        self._lock = ThreadLock()
         self._handlers: Handlers | None = None
-        self._remote: Remote | None = None
+        self._remote = _remote(settings)
         self._statement = 0
         self._calls: list[Callable[..., Any]] = []
 
@@ -160,7 +163,8 @@ class Registration:
             if settings != self._settings:
                 self._settings = settings
                 self._overrides = overrides
-                self._handlers = self._remote = None
+                self._handlers = None
+                self._remote = _remote(settings)
 
     def begin_statement(self) -> None:
         """Start new lines in the statistics, if anything was counted yet."""
@@ -191,7 +195,7 @@ class Registration:
             columns = read_schemas(columns, self._connection)
         found = None
         if not function.local:
-            found = self._current_remote().call(function.name, columns, self._statement)
+            found = self._remote.call(function.name, columns, self._statement)
             if found is not None and function.handler not in _OF_BOTH:
                 return found
         own = self._handlers if found is not None else self._current_handlers()
@@ -199,14 +203,6 @@ class Registration:
             return found
         here = getattr(own, function.handler)(function, columns)
         return here if found is None else joined_lines(found, here)
-
-    def _current_remote(self) -> Remote:
-        with self._lock:
-            if self._remote is None:
-                from meld_duckdb import __version__
-
-                self._remote = Remote(self._settings, __version__)
-            return self._remote
 
     def _current_handlers(self) -> Handlers:
         with self._lock:
@@ -223,6 +219,13 @@ class Registration:
                     __version__,
                 )
             return self._handlers
+
+
+def _remote(settings: Settings) -> Remote:
+    """The engine of some settings; their relative paths are of the working directory of now."""
+    from meld_duckdb import __version__
+
+    return Remote(settings, __version__)
 
 
 def _present(connection: duckdb.DuckDBPyConnection) -> Registration | None:

@@ -35,6 +35,7 @@ from meld_duckdb.tasks.kcmf import KCMF_TASKS
 _LOG = logging.getLogger(__name__)
 _SESSIONS: dict[Settings, Session] = {}
 _SESSIONS_LOCK = threading.Lock()
+_MEMORY = CallMemory()
 
 
 class Service(Protocol):
@@ -70,7 +71,6 @@ class LocalService:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.stats = Stats()
-        self._memory = CallMemory()
 
     @property
     def session(self) -> Session:
@@ -97,10 +97,11 @@ class LocalService:
             )
         started = time.perf_counter()
         session = self.session
-        key, state = None, session.state()
+        key, state = None, None
         if self.settings.cache and task not in KCMF_TASKS:
-            key = call_key(task, arguments)
-            known = self._memory.get(key, state)
+            state = session.state()
+            key = call_key(task, arguments, repr(session.settings))
+            known = _MEMORY.get(key, state)
             if known is not None:
                 outcome = Outcome(cached=known.digests)
                 self._count(function, len(known.details), outcome, time.perf_counter() - started)
@@ -128,9 +129,11 @@ class LocalService:
             distinct.inverse,
         )
         details = detail_array(answers, distinct.inverse)
-        if key is not None and session.state() == state and all(_is_kept(a) for a in answers):
+        if key is None or state is None or not all(_is_kept(a) for a in answers):
+            return details
+        if session.state() == state:
             digests = tuple(dict.fromkeys((*outcome.cached, *outcome.evaluated)))
-            self._memory.put(key, state, Remembered(details, digests))
+            _MEMORY.put(key, state, Remembered(details, digests))
         return details
 
     def join(

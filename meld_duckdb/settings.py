@@ -54,6 +54,37 @@ def prepare_lance() -> None:
     os.environ.setdefault("LANCEDB_LOG", "error")  # it warns of every table it makes
 
 
+def prepare_vllm() -> None:
+    """Keep vLLM in this process, quiet, and from reporting its use; call before importing it."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ["VLLM_NO_USAGE_STATS"] = "1"
+    os.environ.setdefault("VLLM_HOST_IP", "127.0.0.1")
+    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+    os.environ.setdefault("VLLM_CONFIGURE_LOGGING", "0")
+
+
+def read_key(settings: Settings) -> str | None:
+    """The key of the OpenAI-compatible server, None without one.
+
+    Raises:
+        ConfigError: The file or variable that should have it has none; its content is never told.
+    """
+    name, file = settings.openai_key_env, settings.openai_key_file
+    where, key = None, ""
+    try:
+        if name != "none":
+            where, key = f"the environment variable {name}", os.environ.get(name, "").strip()
+        elif file != "none":
+            where, key = f"the file {file}", Path(file).read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"openai_key_file {file} cannot be read: {type(error).__name__}"
+        ) from None
+    if where is not None and not (key.isascii() and key.isprintable() and key):
+        raise ConfigError(f"{where} has no key, expected one line of printable ASCII")
+    return key or None
+
+
 @dataclass(frozen=True, slots=True)
 class AnswerSettings:
     """Settings that can change an answer. Every field is part of the cache key.
@@ -88,7 +119,7 @@ class Settings:
     Attributes:
         workspace: Directory of index, labels, cache and experts; made on first write.
         model_dir: Where downloaded models are kept, shared by all workspaces.
-        backend: ``"transformers"``; others follow.
+        backend: ``"transformers"``, ``"vllm"`` or ``"openai"``.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
         engine_batch: Prompts a language model evaluates at once.
         on_error: ``"null"`` or ``"fail"``, for calls that do not say.
@@ -112,6 +143,14 @@ class Settings:
             ``"tls://HOST:PORT"`` or ``"tcp://HOST:PORT"``, whatever workspace it serves.
         engine_token_file: File with the token of such an engine; ``"none"`` without one.
         engine_tls_cert: Certificate by which a TLS engine is known; ``"none"`` for the system's.
+        vllm_memory_percent: Share of the device's memory that vLLM may take.
+        vllm_adapters: Adapters that vLLM, or an OpenAI-compatible server, keeps loaded.
+        openai_url: Address of an OpenAI-compatible server, with ``/v1``; ``"none"`` without one.
+        openai_model: What that server calls the language model.
+        openai_key_file: File with its key; ``"none"`` without one.
+        openai_key_env: Environment variable with its key; ``"none"`` without one.
+        openai_concurrency: Prompts it is asked at once.
+        openai_timeout_s: Seconds for a request to it, repetitions included.
         log_data: Whether the log of the engine may hold contents of rows.
         answer: The settings that can change an answer.
     """
@@ -139,6 +178,14 @@ class Settings:
     engine_address: str = "workspace"
     engine_token_file: str = "none"
     engine_tls_cert: str = "none"
+    vllm_memory_percent: int = 90
+    vllm_adapters: int = 8
+    openai_url: str = "none"
+    openai_model: str = "none"
+    openai_key_file: str = "none"
+    openai_key_env: str = "none"
+    openai_concurrency: int = 8
+    openai_timeout_s: int = 300
     log_data: bool = False
     answer: AnswerSettings = AnswerSettings()
 
@@ -231,6 +278,14 @@ _FIELDS: dict[str, type] = {
     "engine_address": str,
     "engine_token_file": str,
     "engine_tls_cert": str,
+    "vllm_memory_percent": int,
+    "vllm_adapters": int,
+    "openai_url": str,
+    "openai_model": str,
+    "openai_key_file": str,
+    "openai_key_env": str,
+    "openai_concurrency": int,
+    "openai_timeout_s": int,
     "log_data": bool,
     **_ANSWER_FIELDS,
 }
@@ -290,7 +345,8 @@ def complain(key: str, value: str) -> str | None:
         good = value == "workspace" or _is_address(value, {"tls", "tcp"}, with_port=True)
         return None if good else "workspace, tls://HOST:PORT or tcp://HOST:PORT"
     if key.endswith("_url"):
-        return None if _is_address(value) else "an http or https address, no user, no query"
+        good = _is_address(value) or (key, value) == ("openai_url", "none")
+        return None if good else "an http or https address, no user, no query"
     if key == "snomed_branch":
         parts = value.split("/")
         good = all(part.strip(".") and part.isascii() and part.isprintable() for part in parts)
@@ -298,6 +354,8 @@ def complain(key: str, value: str) -> str | None:
     if key == "remote_contact":
         good = value.isascii() and value.isprintable() and len(value) <= 100
         return None if good else "an e-mail or web address of at most 100 ASCII characters"
+    if key == "vllm_memory_percent":
+        return None if int(value) <= 100 else "a percentage"
     return None
 
 

@@ -86,7 +86,7 @@ class Workers:
 
     Args:
         answer: Answers one call.
-        n_workers: How many calls run at once; of one client at most half as many.
+        n_workers: How many calls run at once; of one client never all of them.
         per_client: Calls of one client that may wait.
         total: Calls that may wait.
         log_data: Whether texts of errors, which may hold contents of rows, are logged.
@@ -103,7 +103,7 @@ class Workers:
     ) -> None:
         self._answer = answer
         self._log_data = log_data
-        self._queue: FairQueue[Call] = FairQueue(per_client, total, max(1, n_workers // 2))
+        self._queue: FairQueue[Call] = FairQueue(per_client, total, n_workers)
         self._lock = threading.Lock()
         self._running: set[Call] = set()
         self._busy_until = time.monotonic()

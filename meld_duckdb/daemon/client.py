@@ -8,9 +8,9 @@ import logging
 import os
 import queue
 import threading
+import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +19,23 @@ from pyarrow import flight
 
 from meld_duckdb import interrupt
 from meld_duckdb.daemon import places, protocol
+from meld_duckdb.daemon.forks import keep_in_forks
+from meld_duckdb.daemon.options import is_loopback
 from meld_duckdb.daemon.places import RESTART
 from meld_duckdb.daemon.protocol import Header, Hello, Message, Welcome
+from meld_duckdb.daemon.sent import sent_settings
 from meld_duckdb.errors import ConfigError, EngineRejected, EngineTimeout, EngineUnavailable
-from meld_duckdb.settings import AnswerSettings, Settings
+from meld_duckdb.settings import Settings
 
 _LOG = logging.getLogger(__name__)
 _GREETING_S = 10.0
 _POLL_S = 0.1
 _LATE_S = 10.0
 """Seconds after a deadline at which the engine itself is taken for hung."""
-
-_PATHLESS = (
-    "backend", "device", "starter", "on_error", "cache", "max_pairs", "remote", "remote_contact"
-)  # fmt: skip
+_SILENT_S = 120.0
+"""Seconds without a message, several heartbeats long, at which it is taken for hung, too."""
+_GONE = (flight.FlightUnavailableError, flight.FlightTimedOutError, flight.FlightCancelledError)
+"""What Flight raises where the other side stopped; other errors are of one call."""
 
 
 class EngineLost(EngineUnavailable):
@@ -96,7 +99,7 @@ class EngineClient:
                 hint="take smaller parts of the table, or set engine to 'local'",
             )
         timeout_s = float(self._settings.engine_timeout_s)
-        header = Header(self._identity, function, statement, timeout_s)
+        header = Header(self._identity, function, statement, timeout_s, n_bytes)
         try:
             return self._exchange(header, batches, schema)
         except UnknownClient:
@@ -112,11 +115,10 @@ class EngineClient:
 
     def _greet(self) -> Welcome:
         settings = self._settings
-        own = {name: getattr(settings, name) for name in _PATHLESS}
-        own |= {f.name: getattr(settings.answer, f.name) for f in fields(AnswerSettings)}
         anywhere = settings.engine_address != "workspace"
         workspace = "" if anywhere else str(places.places_of(settings).workspace)
-        hello = Hello(self._identity, self._version, protocol.VERSION, workspace, own)
+        given = sent_settings(settings)
+        hello = Hello(self._identity, self._version, protocol.VERSION, workspace, given)
         found = _act(self._flight, self._headers, protocol.HELLO, protocol.encode(hello))
         return protocol.decode(Welcome, json.dumps(found).encode("utf-8"))
 
@@ -125,20 +127,21 @@ class EngineClient:
     ) -> pa.Array:
         exchange = _Exchange(self._flight, header, batches, schema, self._headers)
         threading.Thread(target=exchange.run, name="engine call", daemon=True).start()
-        waited = 0.0
+        began = heard = time.monotonic()
         try:
             while True:
                 try:
                     said = exchange.said.get(timeout=_POLL_S)
                 except queue.Empty:
                     interrupt.check()
-                    waited += _POLL_S
-                    if header.timeout_s and waited > header.timeout_s + _LATE_S:
+                    now = time.monotonic()
+                    late = header.timeout_s and now - began > header.timeout_s + _LATE_S
+                    if late or now - heard > _SILENT_S:
                         raise EngineTimeout(
-                            f"the engine is silent since {waited:.0f} s",
-                            hint=RESTART,
+                            f"the engine is silent since {now - heard:.0f} s", hint=RESTART
                         ) from None
                     continue
+                heard = time.monotonic()
                 if isinstance(said, Message):
                     self._heed(said)
                 elif isinstance(said, BaseException):
@@ -203,19 +206,32 @@ class _Exchange:
     def _run(self) -> None:
         descriptor = flight.FlightDescriptor.for_command(protocol.encode(self._header))
         options = flight.FlightCallOptions(headers=self._headers)
+        if self._header.timeout_s:  # the engine keeps to it even where this process is stopped
+            timeout_s = self._header.timeout_s + 2 * _LATE_S
+            options = flight.FlightCallOptions(timeout=timeout_s, headers=self._headers)
         self._writer, self._reader = self._connection.do_exchange(descriptor, options)
+        keep_in_forks(self._writer)
+        keep_in_forks(self._reader)
         if self._cancelled:
             self._reader.cancel()
-        self._writer.begin(self._schema)
-        for batch in self._batches:
-            self._writer.write_batch(batch)
-        self._writer.done_writing()
+        refused = self._send(self._writer)
         for chunk in self._reader:
             if chunk.app_metadata is not None:
                 self.said.put(protocol.decode_message(chunk.app_metadata.to_pybytes()))
             if chunk.data is not None:
                 self.said.put(chunk.data.column(0))
-        self.said.put(ConnectionError("the engine gave no result"))
+        self.said.put(refused or flight.FlightUnavailableError("the engine gave no result"))
+
+    def _send(self, writer: flight.FlightStreamWriter) -> Exception | None:
+        """Send the arguments; what fails here is better explained by what then is read."""
+        try:
+            writer.begin(self._schema)
+            for batch in self._batches:
+                writer.write_batch(batch)
+            writer.done_writing()
+        except (pa.ArrowException, OSError) as error:
+            return error
+        return None
 
 
 def look(settings: Settings, address: str) -> dict[str, Any]:
@@ -228,9 +244,19 @@ def look(settings: Settings, address: str) -> dict[str, Any]:
         return _act(connection, _headers(settings), protocol.STATUS, b"")
 
 
+def ask_to_end(path: Path) -> None:
+    """Ask the engine at a socket to stop.
+
+    Raises:
+        MeldError: It cannot be reached, or does not understand.
+    """
+    with flight.connect(f"grpc+unix://{path}") as connection:
+        _act(connection, [], protocol.STOP, b"")
+
+
 def new_identity() -> str:
-    """A name for a client that no other has."""
-    return f"{os.getpid()}-{uuid.uuid4().hex}"
+    """A name for a client that no other has: its process, the numbering it is of, and a number."""
+    return f"{os.getpid()}-{places.numbering()}-{uuid.uuid4().hex}"
 
 
 def connect(
@@ -253,6 +279,12 @@ def find_address(settings: Settings) -> str:
     """
     if settings.engine_address != "workspace":
         scheme, _, place = settings.engine_address.partition("://")
+        if scheme == "tcp" and not is_loopback(place.rpartition(":")[0]):
+            raise ConfigError(
+                f"setting 'engine_address' is {settings.engine_address!r}, which would send rows "
+                "over the network unencrypted",
+                hint="start that engine with --tls-cert and --tls-key, and use tls://HOST:PORT",
+            )
         return f"grpc+{scheme}://{place}"
     where = places.places_of(settings)
     pointer = places.read_pointer(where)
@@ -288,7 +320,9 @@ def _connect(settings: Settings, address: str) -> flight.FlightClient:
     certificate = None
     if settings.engine_address.startswith("tls") and settings.engine_tls_cert != "none":
         certificate = _read_file("engine_tls_cert", settings.engine_tls_cert)
-    return flight.connect(address, tls_root_certs=certificate)
+    connection = flight.connect(address, tls_root_certs=certificate)
+    keep_in_forks(connection)
+    return connection
 
 
 def _headers(settings: Settings) -> list[tuple[bytes, bytes]]:
@@ -316,8 +350,11 @@ def _as_batches(columns: Sequence[pa.Array]) -> tuple[list[pa.RecordBatch], pa.S
 def _worded(error: BaseException) -> BaseException:
     if isinstance(error, flight.FlightUnauthenticatedError):
         return _no_token(error)
-    if isinstance(error, pa.ArrowException | OSError | ValueError | IndexError):
+    if isinstance(error, _GONE):
         return _lost(error)
+    if isinstance(error, pa.ArrowException | OSError | ValueError | IndexError):
+        what = f"the call broke off: {type(error).__name__}: {str(error)[:200]}"
+        return EngineDeclined(what, hint="meld engine logs")
     return error
 
 

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import logging.handlers
 import os
 import signal
-import socket
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from meld_duckdb.daemon import places, protocol
+from meld_duckdb.daemon.ending import accepts, ask_to_stop
+from meld_duckdb.daemon.logs import logging_to, open_private
 from meld_duckdb.daemon.options import DRAIN_S, Listening, Options, check_listening, keep_options
 from meld_duckdb.daemon.places import Places, Pointer, places_of
 from meld_duckdb.daemon.report import READY
 from meld_duckdb.errors import (
     ArtefactError,
+    ConfigError,
     EngineError,
     EngineTimeout,
     EngineUnavailable,
@@ -31,13 +30,16 @@ from meld_duckdb.settings import Settings
 from meld_duckdb.udfs import SqlFunction
 from meld_duckdb.workspace import open_workspace
 
+if TYPE_CHECKING:
+    from meld_duckdb.daemon.server import Engine, Server
+
 _LOG = logging.getLogger("meld_duckdb.daemon")
-_LOG_BYTES = 5_000_000
-_LOGS_KEPT = 3
 _STOPPING_S = DRAIN_S + 15.0
 _STARTING_S = 120.0
 _ENDING_S = 3.0
 _LOOK_S = 0.2
+_LEAVING_S = 3.0
+"""Seconds that clients have to take what was answered, before the engine leaves them."""
 
 Tell = Callable[[str], None]
 
@@ -67,54 +69,80 @@ def serve(
     open_workspace(where.workspace)
     places.make_private(where.folder)
     places.make_private(where.socket.parent)
-    with _alone(where), _logging(where, settings):
+    with _alone(where) as lock, logging_to(where, debug=settings.log_data):
         stopping = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stopping.set())
-        _serve(where, settings, options, listening, functions, version, tell, stopping)
+        tell("loading the libraries")
+        from meld_duckdb.daemon.server import make_engine
+
+        keep_options(where, options)
+        where.socket.unlink(missing_ok=True)
+        where.pointer.unlink(missing_ok=True)
+        engine = make_engine(settings, where.workspace, functions, version)
+        servers = _open(where, engine, listening, stopping)
+        for line in engine.warm_up():
+            tell(line)
+        tcp = "" if listening is None else listening.location
+        own = Pointer(os.getpid(), str(where.socket), engine.welcome.started, version, tcp)
+        places.write_pointer(where, own)
+        _LOG.info("meld-duckdb %s serves %s as process %d", version, where.workspace, own.pid)
+        tell(READY)
+        try:
+            _wait_for_the_end(options, engine, lock, stopping)
+        finally:
+            _end(where, options, engine, servers, lock)
 
 
-def _serve(
-    where: Places,
-    settings: Settings,
-    options: Options,
-    listening: Listening | None,
-    functions: Sequence[SqlFunction],
-    version: str,
-    tell: Tell,
-    stopping: threading.Event,
-) -> None:
-    tell("loading the libraries")
-    from meld_duckdb.daemon.server import Server, make_engine
+def _open(
+    where: Places, engine: Engine, listening: Listening | None, stopping: threading.Event
+) -> list[Server]:
+    """Open the socket, for this user alone from its first moment on, and the TCP port if any."""
+    from meld_duckdb.daemon.server import Server
 
-    keep_options(where, options)
-    where.socket.unlink(missing_ok=True)
-    where.pointer.unlink(missing_ok=True)
-    os.umask(0o077)
-    engine = make_engine(settings, where.workspace, functions, version)
-    servers = [Server(f"grpc+unix://{where.socket}", engine)]
+    before = os.umask(0o077)
+    try:
+        servers = [Server(f"grpc+unix://{where.socket}", engine, stop=stopping.set)]
+    finally:
+        os.umask(before)
     where.socket.chmod(0o600)
     if listening is not None:
         servers.append(Server(listening.location, engine, listening.token, listening.tls))
-    for line in engine.warm_up():
-        tell(line)
-    tcp = "" if listening is None else listening.location
-    started = engine.welcome.started
-    places.write_pointer(where, Pointer(os.getpid(), str(where.socket), started, version, tcp))
-    _LOG.info("meld-duckdb %s serves %s as process %d", version, where.workspace, os.getpid())
-    tell(READY)
-    try:
-        while not stopping.wait(_LOOK_S):
-            if options.idle_timeout_s and engine.workers.idle_s() > options.idle_timeout_s:
-                _LOG.info("no call for %g s", options.idle_timeout_s)
-                break
-    finally:
+    return servers
+
+
+def _wait_for_the_end(
+    options: Options, engine: Engine, lock: FileLock, stopping: threading.Event
+) -> None:
+    while not stopping.wait(_LOOK_S):
+        if options.idle_timeout_s and engine.workers.idle_s() > options.idle_timeout_s:
+            _LOG.info("no call for %g s", options.idle_timeout_s)
+            return
+        if not lock.is_in_place():
+            _LOG.warning("the workspace was removed")
+            return
+
+
+def _end(
+    where: Places, options: Options, engine: Engine, servers: Sequence[Server], lock: FileLock
+) -> None:
+    """Finish what runs and remove what says that there is an engine, if that is still this one.
+
+    A client that sends or takes nothing keeps a server from ending: it is not waited for.
+    """
+    own = lock.is_in_place()
+    if own:
         where.pointer.unlink(missing_ok=True)
-        finished = engine.workers.drain(options.drain_s)
-        for server in servers:
-            server.shutdown()
+    finished = engine.workers.drain(options.drain_s)
+    if own and lock.is_in_place():  # a server unlinks its socket, which may be another engine's
+        ends = [threading.Thread(target=s.shutdown, name="ending", daemon=True) for s in servers]
+        for end in ends:
+            end.start()
+        until = time.monotonic() + _LEAVING_S
+        for end in ends:
+            end.join(max(0.0, until - time.monotonic()))
         where.socket.unlink(missing_ok=True)
-        _LOG.info("stopped, %s", "all calls finished" if finished else "some calls given up")
+    _LOG.info("stopped, %s", "all calls finished" if finished else "some calls given up")
 
 
 def start(
@@ -141,6 +169,7 @@ def start(
         EngineUnavailable: It did not get ready.
         MeldError: What kept it from starting.
     """
+    _check_address(settings)
     check_listening(options)
     where = places_of(settings)
     _check_none_runs(where)
@@ -149,7 +178,7 @@ def start(
     reading, writing = os.pipe()
     command = [*program, "--workspace", str(where.workspace), *options.arguments()]
     try:
-        with where.crash_log.open("wb") as errors:
+        with open(where.crash_log, "wb", opener=open_private) as errors:
             process = subprocess.Popen(
                 [*command, "--ready-fd", str(writing)],
                 stdin=subprocess.DEVNULL,
@@ -167,27 +196,26 @@ def start(
     return status(settings)
 
 
+def _check_address(settings: Settings) -> None:
+    if settings.engine_address != "workspace":
+        raise ConfigError(
+            f"the setting engine_address names the engine {settings.engine_address}, which is "
+            "started and stopped where it runs",
+            hint="for an engine of the workspace: MELD_ENGINE_ADDRESS=workspace",
+        )
+
+
 def _check_none_runs(where: Places) -> None:
     """Refuse to start a second engine; one that was just killed gets a moment to end."""
     until = time.monotonic() + _ENDING_S
     while (pid := holder(where.lock)) is not None:
-        lives = where.pointer.exists() and _accepts(where.socket)
+        lives = where.pointer.exists() and accepts(where.socket)
         if lives or time.monotonic() > until:
             raise EngineError(
                 f"an engine runs already for {where.workspace}: process {pid}",
                 hint="meld engine restart, or meld engine stop",
             )
         time.sleep(0.05)
-
-
-def _accepts(path: Path) -> bool:
-    """Tell whether somebody listens at a socket."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(os.fspath(path))
-        except OSError:
-            return False
-        return True
 
 
 def _wait_ready(
@@ -219,19 +247,15 @@ def stop(settings: Settings, timeout_s: float = _STOPPING_S) -> bool:
 
     Raises:
         EngineTimeout: It does not stop.
+        EngineUnavailable: It cannot be told to.
     """
+    _check_address(settings)
     where = places_of(settings)
     pid = holder(where.lock)
     if pid is None:
         _tidy(where)
         return False
-    if pid == 0:
-        raise EngineUnavailable(
-            f"an engine holds {where.lock}, but does not say which process it is",
-            hint="try again in a moment",
-        )
-    with contextlib.suppress(ProcessLookupError):  # it has just ended
-        os.kill(pid, signal.SIGTERM)
+    ask_to_stop(where, pid)
     until = time.monotonic() + timeout_s
     while time.monotonic() < until:
         if holder(where.lock) is None:
@@ -269,33 +293,15 @@ def status(settings: Settings) -> dict[str, Any]:
 
 
 @contextmanager
-def _alone(where: Places) -> Iterator[None]:
+def _alone(where: Places) -> Iterator[FileLock]:
     """Be the only engine of a workspace."""
     lock = FileLock(where.lock, f"which serves {where.workspace}")
     try:
         with lock.hold(wait_s=1.0):
-            yield
+            yield lock
     except ArtefactError as error:
         if holder(where.lock) in {None, os.getpid()}:
             raise
         raise EngineError(
             f"an engine runs already: {error.what}", hint="meld engine stop"
         ) from error
-
-
-@contextmanager
-def _logging(where: Places, settings: Settings) -> Iterator[None]:
-    """Log to the workspace, a bounded number of bytes."""
-    where.log.parent.mkdir(exist_ok=True)
-    handler = logging.handlers.RotatingFileHandler(
-        where.log, maxBytes=_LOG_BYTES, backupCount=_LOGS_KEPT, encoding="utf-8"
-    )
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logger = logging.getLogger("meld_duckdb")
-    logger.addHandler(handler)
-    logger.setLevel(logging.DEBUG if settings.log_data else logging.INFO)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        handler.close()

@@ -120,8 +120,25 @@ class MergingBackend:
             request.left.set()
 
     def _run(self) -> None:
-        """Form rounds and advance them in turn, for ever."""
+        """Form rounds and advance them in turn; what goes wrong in that ends all that is asked.
+
+        Whoever asks next starts anew.
+        """
         rounds: list[_Round] = []
+        try:
+            self._go_round(rounds)
+        except BaseException as error:  # noqa: BLE001  (somebody waits for each request)
+            _LOG.warning("putting prompts into batches failed (%s)", type(error).__name__)
+            with self._changed:
+                self._thread = None
+                asked = dict.fromkeys(self._requests)
+                asked.update((caller, None) for active in rounds for caller in active.callers)
+                self._requests = []
+            failed = EngineError(f"the engine failed: {type(error).__name__}: {error}")
+            for request in asked:
+                request.parts.put(failed)
+
+    def _go_round(self, rounds: list[_Round]) -> None:
         while True:
             for formed in self._form(wait=not rounds):
                 rounds.append(formed)

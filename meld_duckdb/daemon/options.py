@@ -96,7 +96,7 @@ def check_listening(options: Options) -> Listening | None:
     tls = None
     if options.tls_cert is not None and options.tls_key is not None:
         tls = (_read(options.tls_cert), _read(options.tls_key))
-    elif not _is_loopback(host):
+    elif not is_loopback(host):
         raise ConfigError(
             f"--tcp {options.tcp} would send rows over the network unencrypted",
             hint="give --tls-cert and --tls-key, or serve 127.0.0.1",
@@ -124,7 +124,8 @@ def _read(path: Path) -> bytes:
         raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine, so that what is sent to it stays here."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:

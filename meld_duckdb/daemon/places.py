@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import stat
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ from meld_duckdb.workspace import write_atomic
 
 _MOST_SOCKET_CHARS = 100
 """Bytes that the address of a Unix socket may have on every system, less a few."""
+
+_PLAIN = re.compile(r"[A-Za-z0-9/._+-]+")
+"""Paths that Arrow takes as the address of a socket as they are."""
 
 _START = "meld engine start"
 
@@ -74,12 +78,23 @@ class Places:
 
     @property
     def socket(self) -> Path:
-        """The socket; outside the workspace where its path would be too long."""
+        """The socket; outside the workspace where its path there could not be an address.
+
+        Raises:
+            ConfigError: The directory for sockets could not be one, either.
+        """
         inside = self.folder / "engine.sock"
-        if len(os.fsencode(inside)) <= _MOST_SOCKET_CHARS:
+        if _is_plain(inside):
             return inside
         name = hashlib.sha256(os.fsencode(self.workspace)).hexdigest()[:16]
-        return runtime_dir() / f"{name}.sock"
+        outside = runtime_dir() / f"{name}.sock"
+        if not _is_plain(outside):
+            raise ConfigError(
+                f"a socket can be neither in {self.folder} nor in {outside.parent}: its path may "
+                f"have {_MOST_SOCKET_CHARS} letters, digits, and / . _ + -",
+                hint="set XDG_RUNTIME_DIR to a directory with a short and plain path",
+            )
+        return outside
 
     @property
     def log(self) -> Path:
@@ -179,6 +194,19 @@ def check_socket(path: Path) -> None:
             f"the engine's socket {path} is open to other users (mode {found.st_mode & 0o777:o})",
             hint="meld engine restart makes it anew, for this user alone",
         )
+
+
+def numbering() -> int:
+    """What tells process numbers of one container from those of another; 0 where nothing does."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 0
+
+
+def _is_plain(path: Path) -> bool:
+    text = os.fsencode(path)
+    return len(text) <= _MOST_SOCKET_CHARS and bool(_PLAIN.fullmatch(str(path)))
 
 
 def _is_own(found: os.stat_result) -> bool:

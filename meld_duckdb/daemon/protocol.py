@@ -15,13 +15,14 @@ from typing import Any, TypeVar
 
 from meld_duckdb.errors import EngineRejected, MeldError, ProtocolMismatch
 
-VERSION = 1
+VERSION = 2
 """Changes whenever client and engine of different versions would misunderstand each other."""
 
-HELLO, STATUS = "hello", "status"
-"""Actions: a client greets the engine; health and metrics."""
+HELLO, STATUS, STOP = "hello", "status", "stop"
+"""Actions: a client greets the engine; health and metrics; over the socket alone, to end it."""
 
 _MOST_TEXT = 65_536
+_MOST_SHOWN = 16_000
 _MOST_NUMBER = 2**53
 _CLIENT = re.compile(r"[0-9a-zA-Z-]{8,64}")
 
@@ -37,12 +38,14 @@ class Header:
         function: SQL name of the function.
         statement: Number of the client's statement, for its statistics.
         timeout_s: Seconds after which the call fails; 0 for no limit.
+        n_bytes: Memory that its arguments take at most.
     """
 
     client: str
     function: str
     statement: int = 0
     timeout_s: float = 0.0
+    n_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,7 @@ class Welcome:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message on the way to a result.
+    """One message on the way to a result; an empty one says that the engine is there.
 
     Attributes:
         notice: A line for people.
@@ -126,15 +129,20 @@ def decode(kind: type[_T], data: bytes) -> _T:
 
 
 def encode_message(message: Message) -> bytes:
-    """Encode a message."""
-    error = None if message.error is None else error_fields(message.error)
-    found = {
-        "notice": message.notice,
-        "error": error,
-        "declined": message.declined,
-        "unknown_client": message.unknown_client,
-    }
-    return json.dumps({k: v for k, v in found.items() if v}).encode("utf-8")
+    """Encode a message; texts that are too long to be sent are shortened."""
+    most = _MOST_SHOWN
+    while True:
+        error = None if message.error is None else error_fields(message.error)
+        found = {
+            "notice": _shortened(message.notice, most),
+            "error": error and {k: _shortened(v, most) for k, v in error.items()},
+            "declined": message.declined,
+            "unknown_client": message.unknown_client,
+        }
+        data = json.dumps({k: v for k, v in found.items() if v}).encode("utf-8")
+        if len(data) <= _MOST_TEXT:
+            return data
+        most //= 2
 
 
 def decode_message(data: bytes) -> Message:
@@ -213,6 +221,10 @@ def _fits(value: object, wanted: str) -> bool:
             return False
         return 0 <= value < _MOST_NUMBER
     return isinstance(value, dict)
+
+
+def _shortened(text: str | None, most: int) -> str | None:
+    return text if text is None or len(text) <= most else text[: most - 1] + "…"
 
 
 def _shown(value: object) -> str:

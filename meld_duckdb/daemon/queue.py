@@ -25,18 +25,19 @@ class QueueSize:
 class FairQueue(Generic[_T]):
     """Items of clients; the next one is of the client with the fewest running, in turn.
 
-    A client that asks much waits behind itself, not before the others: it never has all workers.
+    A client that asks much waits behind itself, not before the others: it gets a further worker
+    only if then as many stay free as it has, so whoever comes finds one.
 
     Args:
         per_client: Items of one client that may wait.
         total: Items that may wait.
-        most_running: Items of one client that may run at once.
+        n_workers: Items that may run at once.
     """
 
-    def __init__(self, per_client: int, total: int, most_running: int) -> None:
+    def __init__(self, per_client: int, total: int, n_workers: int) -> None:
         self._per_client = per_client
         self._total = total
-        self._most_running = most_running
+        self._n_workers = n_workers
         self._changed = threading.Condition()
         self._waiting: OrderedDict[str, deque[_T]] = OrderedDict()
         self._running: Counter[str] = Counter()
@@ -53,14 +54,17 @@ class FairQueue(Generic[_T]):
         Raises:
             RuntimeError: The queue is closed.
         """
-        with self._changed:
-            while not self._closed and self._is_full(client):
-                self._changed.wait(_POLL_S)
-                check()
-            if self._closed:
-                raise RuntimeError("the queue is closed")
-            self._waiting.setdefault(client, deque()).append(item)
-            self._changed.notify_all()
+        while True:
+            with self._changed:
+                if not self._closed and self._is_full(client):
+                    self._changed.wait(_POLL_S)
+                if self._closed:
+                    raise RuntimeError("the queue is closed")
+                if not self._is_full(client):
+                    self._waiting.setdefault(client, deque()).append(item)
+                    self._changed.notify_all()
+                    return
+            check()  # without the lock: it may wait for its client
 
     def get(self) -> tuple[str, _T] | None:
         """Take the next item, waiting for one; None once the queue is closed and empty.
@@ -133,5 +137,6 @@ class FairQueue(Generic[_T]):
 
     def _next(self) -> str | None:
         """The client whose turn it is: the longest ago served of those with the fewest running."""
-        able = [c for c in self._waiting if self._running[c] < self._most_running]
+        free = self._n_workers - self._running.total()
+        able = [c for c in self._waiting if self._running[c] == 0 or self._running[c] + 2 <= free]
         return min(able, key=lambda c: self._running[c]) if able else None

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
-import threading
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from meld_duckdb.daemon import places
-from meld_duckdb.errors import EngineUnavailable, MeldError, ProtocolMismatch
+from meld_duckdb.daemon.forks import may_use_flight
+from meld_duckdb.daemon.sent import anchored
+from meld_duckdb.errors import EngineUnavailable, MeldError
+from meld_duckdb.locks import ThreadLock
 from meld_duckdb.settings import Settings
 
 if TYPE_CHECKING:
@@ -23,11 +27,16 @@ _LOG = logging.getLogger(__name__)
 Mark = tuple[int, ...] | str
 """Tells one engine from the next one."""
 
+_AGAIN_S = 60.0
+"""Seconds after which an engine that was lost, and is still there, is asked again."""
+
 
 class Remote:
     """The engine of one registration, looked for at every call. Safe for threads.
 
-    It is the same client to every engine, so that its statistics are its own.
+    It is the same client to every engine, so that its statistics are its own. An engine that the
+    settings name by its address is required: this process may have another workspace, and would
+    answer something else.
 
     Args:
         settings: Its settings.
@@ -35,14 +44,16 @@ class Remote:
     """
 
     def __init__(self, settings: Settings, version: str) -> None:
-        self._settings = settings
+        self._settings = anchored(settings)
         self._version = version
-        self._lock = threading.Lock()
+        self._lock = ThreadLock()
         self._client: EngineClient | None = None
-        self._connected: tuple[int, Mark] | None = None
-        self._refused: Mark | None = None
+        self._connected: Mark | None = None
+        self._refused: dict[Mark, float] = {}
         self._identity: tuple[int, str] = (0, "")
-        self._pointer = places.places_of(settings).pointer
+        self._pointer = places.places_of(self._settings).pointer
+        named = settings.engine_address != "workspace" and settings.engine != "local"
+        self._required = settings.engine == "required" or named
 
     def call(self, function: str, columns: Sequence[pa.Array], statement: int) -> pa.Array | None:
         """Have a function answered by the engine; None where this process is to answer.
@@ -53,50 +64,56 @@ class Remote:
         """
         if self._settings.engine == "local" or self._is_absent():
             return None
+        if not may_use_flight():
+            self._go_on_without(_forked(), _FORKED)
+            return None
         from meld_duckdb.daemon.client import EngineDeclined, EngineLost
 
         for attempt in (1, 2):
-            client = self._usable()
-            if client is None:
+            client, mark = self._usable()
+            if client is None or mark is None:
                 return None
             try:
                 return client.call(function, columns, statement)
             except EngineLost as error:
+                self._let_go(client)
                 # An engine that was started anew meanwhile is asked once more.
-                if self._let_go(client) and attempt == 1:
+                if attempt == 1 and self._mark() not in {None, mark}:
                     continue
-                self._go_on_without(error, self._mark())
+                self._go_on_without(error, mark, _AGAIN_S)
             except EngineDeclined as error:
-                self._go_on_without(error, self._refused)
+                self._go_on_without(error)
             return None
         return None
 
     def _is_absent(self) -> bool:
         """Tell, before anything is imported, that there is no engine and none is required."""
-        return self._mark() is None and self._settings.engine != "required"
+        return self._mark() is None and not self._required
 
-    def _usable(self) -> EngineClient | None:
+    def _usable(self) -> tuple[EngineClient | None, Mark | None]:
+        """A client, and the mark of its engine; None where this process is to answer."""
         mark = self._mark()
         with self._lock:
             if mark is None:
-                self._client = self._refused = None
-                if self._settings.engine == "required":
+                self._client = None
+                if self._required:
                     from meld_duckdb.daemon.client import no_engine
 
                     raise no_engine(self._settings)
-                return None
-            if self._client is not None and self._connected == (os.getpid(), mark):
-                return self._client
-            if mark == self._refused:
-                return None
+                return None, None
+            if self._client is not None and self._connected == mark:
+                return self._client, mark
+            if time.monotonic() < self._refused.get(mark, -math.inf):
+                return None, mark
             try:
                 self._client = self._connect()
-            except (EngineUnavailable, ProtocolMismatch) as error:
+            except MeldError as error:
                 self._client = None
-                self._go_on_without(error, mark)
-                return None
-            self._connected = (os.getpid(), mark)
-            return self._client
+                lost = isinstance(error, EngineUnavailable)
+                self._go_on_without(error, mark, _AGAIN_S if lost else math.inf)
+                return None, mark
+            self._connected = mark
+            return self._client, mark
 
     def _connect(self) -> EngineClient:
         from meld_duckdb.daemon.client import connect, new_identity
@@ -105,22 +122,31 @@ class Remote:
             self._identity = (os.getpid(), new_identity())
         return connect(self._settings, self._version, self._identity[1], self._notice)
 
-    def _let_go(self, client: EngineClient) -> bool:
-        """Forget a connection that failed; True if another engine is there instead."""
+    def _let_go(self, client: EngineClient) -> None:
+        """Forget a connection that failed."""
         with self._lock:
-            before = self._connected
             if self._client is client:
                 self._client = None
-            mark = self._mark()
-            return mark is not None and before is not None and mark != before[1]
 
-    def _go_on_without(self, error: MeldError, refused: Mark | None) -> None:
-        """Go on without the engine, saying so, or fail where it is required."""
-        if self._settings.engine == "required":
+    def _go_on_without(
+        self, error: MeldError, refused: Mark | None = None, pause_s: float = math.inf
+    ) -> None:
+        """Go on without the engine, or fail where it is required.
+
+        Args:
+            error: Why.
+            refused: The engine that is not asked any more, which is said once; None to leave out
+                this call alone.
+            pause_s: Seconds for which it is not asked.
+        """
+        if self._required:
             raise error
-        self._refused = refused
-        hint = f" ({error.hint})" if error.hint else ""
-        self._notice(f"{error.what}; this process answers itself{hint}")
+        told = refused in self._refused
+        if refused is not None:
+            self._refused[refused] = time.monotonic() + pause_s
+        if not told:
+            hint = f" ({error.hint})" if error.hint else ""
+            self._notice(f"{error.what}; this process answers itself{hint}")
 
     def _mark(self) -> Mark | None:
         """What tells the engine that is there from others; None where there is none."""
@@ -136,6 +162,16 @@ class Remote:
         _LOG.info("%s", text)
         if self._settings.progress:
             sys.stderr.write(f"meld: {text}\n")
+
+
+_FORKED = "forked"
+
+
+def _forked() -> EngineUnavailable:
+    return EngineUnavailable(
+        "this process was forked from one that uses the engine, and cannot use it",
+        hint="spawn processes instead: multiprocessing.get_context('spawn')",
+    )
 
 
 def joined_lines(*lists: Any) -> Any:

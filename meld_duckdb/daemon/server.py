@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hmac
 import json
 import logging
@@ -11,6 +10,7 @@ import queue
 import resource
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,25 @@ import pyarrow as pa
 from pyarrow import flight
 
 from meld_duckdb.daemon import protocol
+from meld_duckdb.daemon.arguments import Room, read_columns, read_rest
 from meld_duckdb.daemon.calls import Call, Workers, stopped
 from meld_duckdb.daemon.protocol import Header, Hello, Message, Welcome
 from meld_duckdb.daemon.serving import Clients, Sessions, UnknownClient
-from meld_duckdb.errors import EngineError, EngineRejected, EngineUnavailable, MeldError
+from meld_duckdb.errors import (
+    EngineError,
+    EngineRejected,
+    EngineTimeout,
+    EngineUnavailable,
+    MeldError,
+)
 from meld_duckdb.settings import Settings
 from meld_duckdb.udfs import SqlFunction
 
 _LOG = logging.getLogger(__name__)
 _POLL_S = 0.05
 _QUEUED_NOTICE_S = 3.0
+_HEARTBEAT_S = 15.0
+"""Seconds of silence after which an exchange says that the engine is there."""
 
 
 class Gone(Exception):
@@ -50,6 +59,7 @@ class Engine:
     clients: Clients
     workers: Workers
     welcome: Welcome
+    room: Room
 
     def status(self) -> dict[str, Any]:
         """Health and metrics."""
@@ -116,7 +126,9 @@ def make_engine(
         time.time(),
         own.engine_most_mb * 1_000_000,
     )
-    return Engine(sessions, clients, Workers(clients.answer, log_data=own.log_data), welcome)
+    return Engine(
+        sessions, clients, Workers(clients.answer, log_data=own.log_data), welcome, Room()
+    )
 
 
 class Server(flight.FlightServerBase):  # type: ignore[misc]
@@ -127,6 +139,7 @@ class Server(flight.FlightServerBase):  # type: ignore[misc]
         engine: What.
         token: What clients have to name; None where only this user can connect.
         tls: Certificate and key, PEM; None without encryption.
+        stop: Called when a client of this user asks the engine to end.
     """
 
     def __init__(
@@ -135,8 +148,11 @@ class Server(flight.FlightServerBase):  # type: ignore[misc]
         engine: Engine,
         token: str | None = None,
         tls: tuple[bytes, bytes] | None = None,
+        stop: Callable[[], None] | None = None,
     ) -> None:
         self._engine = engine
+        self._is_local = token is None
+        self._stop = stop
         middleware = {} if token is None else {"token": _TokenCheck(token)}
         certificates = [] if tls is None else [tls]
         super().__init__(location, middleware=middleware, tls_certificates=certificates)
@@ -157,12 +173,15 @@ class Server(flight.FlightServerBase):  # type: ignore[misc]
     def _act(self, name: str, body: bytes) -> Mapping[str, Any]:
         if name == protocol.STATUS:
             return self._engine.status()
+        if name == protocol.STOP and self._stop is not None:
+            self._stop()
+            return self._engine.status()
         if name != protocol.HELLO:
             raise EngineRejected(f"there is no action {name[:60]!r}")
         hello = protocol.decode(Hello, body)
         welcome = self._engine.welcome
         protocol.check_versions(hello, welcome.version, welcome.workspace)
-        self._engine.clients.greet(hello)
+        self._engine.clients.greet(hello, local=self._is_local)
         return asdict(welcome)
 
     def do_exchange(
@@ -202,134 +221,93 @@ class Server(flight.FlightServerBase):  # type: ignore[misc]
         reader: flight.MetadataRecordBatchReader,
         say: Callable[[Message], None],
     ) -> pa.Array:
-        most_bytes = self._engine.welcome.most_bytes
+        most_bytes, engine = self._engine.welcome.most_bytes, self._engine
         try:
             header = protocol.decode(Header, descriptor.command or b"")
-            self._engine.clients.check(header.client, header.function)
-            columns = _read_columns(reader, most_bytes)
+            engine.clients.check(header.function)
+            call = Call(header.client, header.function, (), header.statement, header.timeout_s)
+            pulse = _Pulse(context, call, say, engine.workers)
+            with ExitStack() as stack:
+                stack.enter_context(engine.clients.calling(header.client))
+                room = engine.room.hold(header.client, header.n_bytes, most_bytes, pulse)
+                place = stack.enter_context(room)
+                call.columns = read_columns(reader, most_bytes, place)
+                holding = stack.pop_all()
+        except EngineTimeout:
+            raise
         except MeldError as error:
-            _read_rest(reader, most_bytes)
+            read_rest(reader, most_bytes)
             raise Declined(error) from error
         except UnknownClient:
-            _read_rest(reader, most_bytes)
+            read_rest(reader, most_bytes)
             raise
-        call = Call(header.client, header.function, columns, header.statement, header.timeout_s)
-
-        def check() -> None:
-            if context.is_cancelled():
-                raise Gone
-
-        try:
+        with holding:
             try:
-                self._engine.workers.submit(call, check)
-            except EngineUnavailable as error:
-                raise Declined(error) from error
-            return self._wait(call, check, say)
-        finally:
-            self._engine.workers.drop(call)
+                try:
+                    engine.workers.submit(call, pulse)
+                except EngineUnavailable as error:
+                    raise Declined(error) from error
+                return self._wait(call, pulse)
+            finally:
+                engine.workers.drop(call)
 
-    def _wait(
-        self, call: Call, check: Callable[[], None], say: Callable[[Message], None]
-    ) -> pa.Array:
+    def _wait(self, call: Call, pulse: _Pulse) -> pa.Array:
         """Pass on what is said until there is a result."""
-        told = False
         while True:
             try:
                 said = call.said.get(timeout=_POLL_S)
             except queue.Empty:
-                check()
-                call.check_time()
+                pulse()
                 if self._engine.workers.gave_up.is_set():
                     raise Declined(stopped()) from None
-                waited = time.monotonic() - call.began > _QUEUED_NOTICE_S
-                if waited and not told and not call.taken:
-                    told = True
-                    size = self._engine.workers.size()
-                    line = f"waiting for the engine: {size.running} calls run, {size.waiting} wait"
-                    say(Message(notice=line))
                 continue
             if not isinstance(said, Message):
                 return said
             if said.error is not None:
                 raise Declined(said.error) if said.declined else said.error
-            say(said)
+            pulse.say(said)
 
 
-def _read_columns(reader: flight.MetadataRecordBatchReader, most_bytes: int) -> list[pa.Array]:
-    """The argument columns, joined.
+class _Pulse:
+    """What an exchange does while it waits: looks whether the client still does, and is heard."""
 
-    Raises:
-        EngineRejected: They are more than the engine takes, or damaged.
-    """
-    batches: list[pa.RecordBatch] = []
-    n_bytes = 0
-    try:
-        schema = reader.schema
-        while True:
-            try:
-                chunk = reader.read_chunk()
-            except StopIteration:
-                break
-            if chunk.data is None:
-                continue
-            n_bytes += chunk.data.nbytes
-            if n_bytes > most_bytes:
-                raise EngineRejected(
-                    f"the arguments of one call have {n_bytes} bytes or more, at most {most_bytes}",
-                    hint="take smaller parts of the table, or set engine to 'local'",
-                )
-            _validate(chunk.data)
-            batches.append(chunk.data)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        if isinstance(error, flight.FlightCancelledError):
-            raise
-        raise EngineRejected(f"malformed arguments: {str(error)[:200]}") from error
-    table = pa.Table.from_batches(batches, schema)
-    return [_joined(column) for column in table.columns]
+    def __init__(
+        self,
+        context: flight.ServerCallContext,
+        call: Call,
+        say: Callable[[Message], None],
+        workers: Workers,
+    ) -> None:
+        self._context = context
+        self._call = call
+        self._say = say
+        self._workers = workers
+        self._told = False
+        self._heard = time.monotonic()
 
+    def say(self, message: Message) -> None:
+        """Say something to the client."""
+        self._heard = time.monotonic()
+        self._say(message)
 
-def _read_rest(reader: flight.MetadataRecordBatchReader, most_bytes: int) -> None:
-    """Drop what is still to come: a client that is sending would not see a reply."""
-    n_bytes = 0
-    try:
-        while n_bytes <= most_bytes:
-            chunk = reader.read_chunk()
-            n_bytes += 0 if chunk.data is None else chunk.data.nbytes
-    except (StopIteration, pa.ArrowException, OSError, ValueError):
-        return
+    def __call__(self) -> None:
+        """Look once.
 
-
-def _validate(batch: pa.RecordBatch) -> None:
-    """Look whether every offset and text is what it should be; otherwise reading may crash.
-
-    A HUGEINT may be more than the decimal says as which DuckDB hands it over: it is looked at as
-    the sixteen bytes that it is.
-    """
-    for column in batch.columns:
-        plain = _as_bytes(column.type)
-        with contextlib.suppress(pa.ArrowNotImplementedError, pa.ArrowInvalid):
-            if plain != column.type:
-                column.view(plain).validate(full=True)
-                continue
-        column.validate(full=True)
-
-
-def _as_bytes(kind: pa.DataType) -> pa.DataType:
-    """A type with 16 bytes in the place of wide decimals; the same layout."""
-    if pa.types.is_decimal128(kind):
-        return pa.binary(16)
-    if pa.types.is_struct(kind):
-        return pa.struct([f.with_type(_as_bytes(f.type)) for f in kind])
-    if pa.types.is_list(kind):
-        return pa.list_(kind.value_field.with_type(_as_bytes(kind.value_type)))
-    return kind
-
-
-def _joined(column: pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    """One array of a column; a type of which arrays cannot be joined stays in chunks."""
-    if column.num_chunks == 1:
-        return column.chunk(0)
-    return column.combine_chunks()
+        Raises:
+            Gone: The client does not wait any more.
+            EngineTimeout: The call took too long.
+        """
+        if self._context.is_cancelled():
+            raise Gone
+        self._call.check_time()
+        now = time.monotonic()
+        if now - self._call.began > _QUEUED_NOTICE_S and not (self._told or self._call.taken):
+            self._told = True
+            size = self._workers.size()
+            line = f"waiting for the engine: {size.running} calls run, {size.waiting} wait"
+            self.say(Message(notice=line))
+        elif now - self._heard > _HEARTBEAT_S:
+            self.say(Message())
 
 
 def _broken(what: str, error: Exception) -> EngineError:

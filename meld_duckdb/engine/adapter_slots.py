@@ -18,12 +18,9 @@ from meld_duckdb.engine.adapters import (
     LAYER,
     Adapter,
     Array,
-    check_base,
-    check_kind,
-    files_digest,
     quiet_peft,
-    read_config,
     read_weights,
+    verify_adapter,
 )
 from meld_duckdb.errors import ArtefactCorrupt, EngineUnavailable
 
@@ -108,15 +105,7 @@ class AdapterSlots:
 
     def _checked(self, adapter: Adapter) -> dict[str, Array]:
         """Read an adapter; refuse one that is damaged or does not go with the model."""
-        found = files_digest(adapter.path)
-        if found != adapter.digest:
-            raise ArtefactCorrupt(
-                f"the adapter {adapter.path} has changed: its files have digest {found}, expected "
-                f"{adapter.digest}",
-                hint=AGAIN,
-            )
-        check_kind(adapter.path, read_config(adapter.path))
-        check_base(adapter.path, self._model_path)
+        verify_adapter(adapter, self._model_path)
         tensors = read_weights(adapter.path)
         for name, tensor in tensors.items():
             layer = LAYER.fullmatch(name)

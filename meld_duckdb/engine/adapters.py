@@ -198,6 +198,25 @@ def check_base(path: Path, model_path: Path) -> None:
         )
 
 
+def verify_adapter(adapter: Adapter, model_path: Path) -> None:
+    """Refuse an adapter that changed since it was opened, or does not go with the model.
+
+    Raises:
+        ArtefactMissing: A file is not there.
+        ArtefactCorrupt: It has changed, is damaged, or names another base model.
+        ArtefactIncompatible: It is more than a LoRA on linear layers.
+    """
+    found = files_digest(adapter.path)
+    if found != adapter.digest:
+        raise ArtefactCorrupt(
+            f"the adapter {adapter.path} has changed: its files have digest {found}, expected "
+            f"{adapter.digest}",
+            hint=AGAIN,
+        )
+    check_kind(adapter.path, read_config(adapter.path))
+    check_base(adapter.path, model_path)
+
+
 def read_weights(path: Path) -> dict[str, Array]:
     """Read the tensors of an adapter by name; ``bfloat16`` comes as float32, which loses nothing.
 

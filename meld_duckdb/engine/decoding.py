@@ -16,6 +16,7 @@ from typing import Any
 
 from meld_duckdb.engine.forward import Forward
 from meld_duckdb.engine.kv import Job, PrefixCache, PrefixKey, cache_layers
+from meld_duckdb.engine.reads import chosen
 from meld_duckdb.engine.rendering import Renderer
 from meld_duckdb.tasks.base import Completion
 
@@ -55,7 +56,7 @@ class Decoder:
         completions = []
         for job, row in zip(jobs, logits, strict=True):
             scores = [row[sorted(first)].logsumexp(0) for first in job.firsts]
-            completions.append(_chosen(job, self._torch.stack(scores).tolist()))
+            completions.append(chosen(job, self._torch.stack(scores).tolist()))
         return completions
 
     def score_sequences(self, jobs: Sequence[Job]) -> list[Completion]:
@@ -121,7 +122,7 @@ class Decoder:
             for number, row in enumerate(rows):
                 rest = follow[number, : len(row) - 1].sum()
                 scores.append(float(first[row[0]] + rest))
-        return _chosen(job, scores)
+        return chosen(job, scores)
 
     def _forward(self, jobs: Sequence[Job], *, keep: bool) -> tuple[Any, Any, Any]:
         """Run jobs behind the prefix they share.
@@ -155,17 +156,3 @@ class Decoder:
             layers = cache_layers(cache)
             self._prefixes.put(key, layers)
         return self._call.cache_of(layers, n_rows)
-
-
-def _chosen(job: Job, scores: Sequence[float]) -> Completion:
-    """Normalise log-scores over the choices; the first of equals wins."""
-    top = max(scores)
-    weights = [math.exp(score - top) for score in scores]
-    shares = tuple(weight / sum(weights) for weight in weights)
-    best = max(range(len(shares)), key=shares.__getitem__)
-    return Completion(
-        text=job.prompt.choices[best],
-        choice_probabilities=shares,
-        probability=shares[best],
-        prompt_tokens=job.n_tokens,
-    )

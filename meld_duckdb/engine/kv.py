@@ -28,6 +28,7 @@ class Job:
         own: The rest, never empty.
         firsts: Per choice the tokens that begin it; empty where these cannot tell choices apart.
         adapter: Name of the adapter on the model, empty without one.
+        dropped: How many of the prompt's turns were left out to fit.
     """
 
     position: int
@@ -36,6 +37,7 @@ class Job:
     own: Tokens
     firsts: tuple[frozenset[int], ...] = ()
     adapter: str = ""
+    dropped: int = 0
 
     @property
     def key(self) -> PrefixKey:

@@ -90,6 +90,10 @@ class Renderer:
         """Decode generated tokens to stripped text without control tokens."""
         return str(self._tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
+    def spell(self, token: int) -> str:
+        """Decode one token as it is."""
+        return str(self._tokenizer.decode([token]))
+
     def first_tokens(self, choice: str) -> frozenset[int]:
         """Return the tokens an answer can begin with when it is ``choice``.
 

@@ -18,6 +18,7 @@ from meld_duckdb.engine.adapters import Adapter
 from meld_duckdb.engine.decoding import Decoder
 from meld_duckdb.engine.forward import Forward
 from meld_duckdb.engine.kv import Job, PrefixCache, group_by_prefix
+from meld_duckdb.engine.reads import prepare_jobs
 from meld_duckdb.engine.rendering import Renderer
 from meld_duckdb.errors import ArtefactCorrupt, EngineUnavailable
 from meld_duckdb.models import model_digest
@@ -144,23 +145,8 @@ class TransformersBackend:
     ) -> tuple[list[Job], list[tuple[int, Completion]]]:
         """Render all prompts; those that are too long are answered at once."""
         name = "" if adapter is None else adapter.name
-        firsts: dict[tuple[str, ...], tuple[frozenset[int], ...]] = {}
-        jobs: list[Job] = []
-        refused: list[tuple[int, Completion]] = []
-        for position, prompt in enumerate(prompts):
-            if prompt.choices not in firsts:
-                firsts[prompt.choices] = self._renderer.choice_tokens(prompt.choices)
-            limit = self._max_prompt_tokens
-            if self._positions is not None:
-                limit = min(limit, self._positions - prompt.max_tokens)
-            rendered = self._renderer.render(prompt, limit)
-            if len(rendered) <= limit:
-                tokens = firsts[prompt.choices]
-                jobs.append(Job(position, prompt, rendered.prefix, rendered.own, tokens, name))
-                continue
-            error = f"prompt_too_long: {len(rendered)} tokens, at most {limit}"
-            refused.append((position, Completion(None, prompt_tokens=len(rendered), error=error)))
-        return jobs, refused
+        limit = self._max_prompt_tokens
+        return prepare_jobs(self._renderer, prompts, limit, self._positions, name)
 
     def _batches(self, group: Sequence[Job]) -> Iterator[tuple[_Run, list[Job]]]:
         """Split jobs of one prefix by what is to be done, then by length."""
@@ -252,6 +238,29 @@ def load_model(
         ) from error
     placed = model if "device_map" in options else model.to(device)
     return placed.eval(), tokenizer
+
+
+def load_tokenizer(path: Path) -> Any:
+    """Load a tokenizer alone, for engines that run the model elsewhere; no network is used.
+
+    Raises:
+        EngineUnavailable: transformers is not installed.
+        ArtefactCorrupt: The directory holds no tokenizer.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise EngineUnavailable(
+            f"the tokenizer cannot be loaded: {error}", hint="pip install transformers"
+        ) from error
+    try:
+        with quiet_loading(transformers):
+            return transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ArtefactCorrupt(
+            f"{path} cannot be loaded as a tokenizer: {error}",
+            hint="if it came from the registry: meld models pull NAME",
+        ) from error
 
 
 @contextlib.contextmanager

@@ -6,9 +6,38 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from meld_duckdb.engine.adapters import CONFIG, read_config
 from meld_duckdb.engine.backend import Backend
+from meld_duckdb.engine.openai import OpenAIBackend, openai_digest
+from meld_duckdb.engine.openai_wire import Patience, is_loopback
 from meld_duckdb.engine.transformers import TransformersBackend, engine_digest
-from meld_duckdb.settings import Settings
+from meld_duckdb.engine.vllm import VllmBackend, vllm_digest
+from meld_duckdb.errors import ArtefactError, ConfigError
+from meld_duckdb.settings import Settings, read_key
+from meld_duckdb.workspace import Workspace
+
+
+def _loading(settings: Settings) -> str:
+    return f"loading the model {settings.answer.model} (once a process)"
+
+
+@dataclass(frozen=True, slots=True)
+class BackendKind:
+    """A backend by its faces: what it is, known without loading, and the thing itself.
+
+    Attributes:
+        digest: Its identity.
+        open: Makes one.
+        opening: What is said before that.
+    """
+
+    digest: Callable[[Path, Settings], str]
+    open: Callable[[Path, Settings], Backend]
+    opening: Callable[[Settings], str] = _loading
+
+
+def _transformers_digest(path: Path, settings: Settings) -> str:
+    return engine_digest(path, settings.device, settings.answer.max_prompt_tokens)
 
 
 def _open_transformers(path: Path, settings: Settings) -> Backend:
@@ -20,17 +49,78 @@ def _open_transformers(path: Path, settings: Settings) -> Backend:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class BackendKind:
-    """A backend by its two faces: what it is, known without loading, and the thing itself."""
-
-    digest: Callable[[Path, Settings], str]
-    open: Callable[[Path, Settings], Backend]
+def _vllm_digest(path: Path, settings: Settings) -> str:
+    return vllm_digest(path, settings.device, settings.answer.max_prompt_tokens)
 
 
-def _transformers_digest(path: Path, settings: Settings) -> str:
-    return engine_digest(path, settings.device, settings.answer.max_prompt_tokens)
+def _open_vllm(path: Path, settings: Settings) -> Backend:
+    return VllmBackend(
+        path,
+        device=settings.device,
+        batch_size=settings.engine_batch,
+        max_prompt_tokens=settings.answer.max_prompt_tokens,
+        max_rank=largest_rank(settings),
+        most_adapters=settings.vllm_adapters,
+        memory_percent=settings.vllm_memory_percent,
+    )
 
 
-BACKENDS = {"transformers": BackendKind(_transformers_digest, _open_transformers)}
+def _openai_digest(path: Path, settings: Settings) -> str:
+    return openai_digest(
+        path, settings.openai_url, settings.openai_model, settings.answer.max_prompt_tokens
+    )
+
+
+def _open_openai(path: Path, settings: Settings) -> Backend:
+    _check_server(settings)
+    return OpenAIBackend(
+        path,
+        url=settings.openai_url,
+        model=settings.openai_model,
+        key=read_key(settings),
+        concurrency=settings.openai_concurrency,
+        max_prompt_tokens=settings.answer.max_prompt_tokens,
+        most_adapters=settings.vllm_adapters,
+        patience=Patience(timeout_s=settings.openai_timeout_s),
+    )
+
+
+def _check_server(settings: Settings) -> None:
+    for name in ("openai_url", "openai_model"):
+        if getattr(settings, name) == "none":
+            raise ConfigError(
+                f"backend 'openai' needs the setting {name}",
+                hint="openai_url = 'http://HOST:PORT/v1', openai_model = what the server calls it",
+            )
+
+
+def _asking(settings: Settings) -> str:
+    _check_server(settings)
+    url = settings.openai_url
+    said = f"the model {settings.openai_model} is asked at {url}"
+    if is_loopback(url):
+        return said
+    safely = "" if url.startswith("https") else ", unencrypted"
+    return f"{said}: prompts with contents of rows leave this machine{safely}"
+
+
+def largest_rank(settings: Settings) -> int:
+    """Largest rank that adapters of the workspace have together; 0 where there is none."""
+    folder = Workspace(settings.workspace).adapters_path
+    ranks = []
+    for config in folder.glob(f"*/{CONFIG}"):
+        try:
+            ranks.append(int(read_config(config.parent).get("r", 0)))
+        except (ArtefactError, TypeError, ValueError):  # said where it is used
+            continue
+    most = max(settings.answer.experts, 1)
+    total = sum(sorted(ranks)[-most:])
+    return min(total, settings.answer.merged_rank or total)
+
+
+BACKENDS = {
+    "transformers": BackendKind(_transformers_digest, _open_transformers),
+    "vllm": BackendKind(_vllm_digest, _open_vllm),
+    "openai": BackendKind(_openai_digest, _open_openai, _asking),
+}
 """Every backend by its name in the settings."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 from meld_duckdb import interrupt
 from meld_duckdb.engine.adapters import Adapter
@@ -20,38 +22,89 @@ class Turn:
     """One thread at a time has the turn; what the steps use need not be safe for more."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     @contextmanager
     def hold(self) -> Iterator[None]:
-        """Have the turn; waiting for it can be interrupted.
+        """Have the turn, once; waiting for it can be interrupted.
 
         Raises:
             KeyboardInterrupt: The wait was interrupted.
         """
-        while not self._lock.acquire(timeout=_POLL_S):
+        while self._is_own():
             interrupt.check()
+            time.sleep(_POLL_S)
         try:
+            while not self._lock.acquire(timeout=_POLL_S):
+                interrupt.check()
             yield
         finally:
-            self._lock.release()
+            if self._is_own():
+                self._lock.release()
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """Let others have the turn for the time of a block, within `hold`."""
+        """Let others have the turn for the time of a block, within `hold`.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C, also while the turn was waited for; it is had again even so.
+        """
         self._lock.release()
         try:
             yield
         finally:
-            self._lock.acquire()
+            self._regain()
+
+    def _regain(self) -> None:
+        """Have the turn again, whatever happens: the steps go on in the belief that they do."""
+        interrupted: KeyboardInterrupt | None = None
+        while not self._is_own():
+            try:
+                self._lock.acquire(timeout=_POLL_S)
+            except KeyboardInterrupt as error:  # perhaps in the moment after it was acquired
+                interrupted = error
+        if interrupted is not None:
+            raise interrupted
+
+    def _is_own(self) -> bool:
+        """Whether this thread has the turn; a flag of our own would be set too late for Ctrl-C."""
+        return bool(self._lock._is_owned())  # type: ignore[attr-defined]
+
+
+_HELD: ContextVar[Turn | None] = ContextVar("turn that may be paused", default=None)
+
+
+@contextmanager
+def pausing(turn: Turn) -> Iterator[None]:
+    """Have the turn, and let `letting_others` give it away."""
+    with turn.hold():
+        before = _HELD.set(turn)
+        try:
+            yield
+        finally:
+            _HELD.reset(before)
+
+
+@contextmanager
+def letting_others() -> Iterator[None]:
+    """Let other threads have the turn for the time of a block, if this one has and may."""
+    turn = _HELD.get()
+    if turn is None:
+        yield
+        return
+    own = _HELD.set(None)
+    try:
+        with turn.pause():
+            yield
+    finally:
+        _HELD.reset(own)
 
 
 class Yielding:
     """A backend that lets other threads have the turn while it works."""
 
-    def __init__(self, backend: Backend, turn: Turn) -> None:
+    def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._turn = turn
 
     @property
     def digest(self) -> str:
@@ -64,7 +117,7 @@ class Yielding:
         """Answer all prompts; see `Backend.complete`."""
         parts = iter(self._backend.complete(prompts, adapter))
         while True:
-            with self._turn.pause():
+            with letting_others():
                 finished = next(parts, None)
             if finished is None:
                 return

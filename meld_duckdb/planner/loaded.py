@@ -166,7 +166,7 @@ class Loaded:
 
     def _load_backend(self) -> Backend:
         kind, path = self._backend_kind(), self._model_path()
-        self._notice(f"loading the model {self.settings.answer.model} (once a process)")
+        self._notice(kind.opening(self.settings))
         return kind.open(path, self.settings)
 
     def _load_store(self) -> Store:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 MOST_BYTES = 64 << 20
-"""Memory that the answers of a process take, about."""
+"""Memory that the answers of a process take, about, whatever the number of clients."""
 
 State = tuple[object, ...]
 """What a workspace is in: equal as long as nothing in it that can change an answer did."""
@@ -40,7 +40,7 @@ class Remembered:
 
 
 class CallMemory:
-    """The calls answered last. Safe for threads.
+    """The calls answered last, of all sessions of a process. Safe for threads.
 
     Args:
         most_bytes: Memory they take at most; those used longest ago go first.
@@ -49,40 +49,47 @@ class CallMemory:
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
         self._most_bytes = most_bytes
         self._lock = threading.Lock()
-        self._calls: OrderedDict[bytes, Remembered] = OrderedDict()
+        self._calls: OrderedDict[bytes, tuple[State, Remembered]] = OrderedDict()
         self._n_bytes = 0
-        self._state: State | None = None
 
     def get(self, key: bytes, state: State) -> Remembered | None:
         """What a call was answered; None where that is not known, or the workspace changed."""
         with self._lock:
-            if state != self._state:
-                return None
             found = self._calls.get(key)
-            if found is not None:
-                self._calls.move_to_end(key)
-            return found
+            if found is None:
+                return None
+            if found[0] != state:
+                self._drop(key)
+                return None
+            self._calls.move_to_end(key)
+            return found[1]
 
     def put(self, key: bytes, state: State, remembered: Remembered) -> None:
         """Remember a call that was answered while the workspace was in a state throughout."""
         with self._lock:
-            if state != self._state:
-                self._calls.clear()
-                self._n_bytes, self._state = 0, state
-            before = self._calls.pop(key, None)
-            self._n_bytes -= 0 if before is None else before.n_bytes
-            self._calls[key] = remembered
+            if key in self._calls:
+                self._drop(key)
+            self._calls[key] = (state, remembered)
             self._n_bytes += remembered.n_bytes
             while self._n_bytes > self._most_bytes and self._calls:
-                _, oldest = self._calls.popitem(last=False)
-                self._n_bytes -= oldest.n_bytes
+                self._drop(next(iter(self._calls)))
+
+    def _drop(self, key: bytes) -> None:
+        self._n_bytes -= self._calls.pop(key)[1].n_bytes
 
 
-def call_key(task: str, arguments: Sequence[pa.Array | pa.ChunkedArray]) -> bytes:
-    """Identity of a call: its task, the types of its arguments, and their bytes."""
+def call_key(task: str, arguments: Sequence[pa.Array | pa.ChunkedArray], asked: str = "") -> bytes:
+    """Identity of a call.
+
+    Args:
+        task: Its task.
+        arguments: Its arguments, which count with their types and bytes.
+        asked: Whom it is asked, for example the settings of a session.
+    """
     arrays = [a.combine_chunks() if isinstance(a, pa.ChunkedArray) else a for a in arguments]
     batch = pa.RecordBatch.from_arrays(arrays, names=[str(i) for i in range(len(arrays))])
     found = hashlib.blake2b(task.encode(), digest_size=16)
+    found.update(hashlib.blake2b(asked.encode(), digest_size=16).digest())
     found.update(batch.schema.serialize())
     found.update(batch.serialize())
     return found.digest()

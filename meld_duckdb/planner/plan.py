@@ -20,7 +20,7 @@ from meld_duckdb.planner.batch import Batch, Resources, Step, keep
 from meld_duckdb.planner.cascade import choose_policy
 from meld_duckdb.planner.expert_card import expert_key
 from meld_duckdb.planner.finish import NOTHING, finish
-from meld_duckdb.planner.flights import InFlight, Turn, Yielding
+from meld_duckdb.planner.flights import InFlight, Turn, Yielding, letting_others, pausing
 from meld_duckdb.planner.gate import Gate
 from meld_duckdb.planner.kcmf.step import ask_votes
 from meld_duckdb.planner.options import Options
@@ -42,9 +42,9 @@ PART = 256
 class Planner:
     """Answers queries, each distinct one at most once at a time.
 
-    Threads take turns to compute, and let one another go on while they wait for the engine. What
-    one thread computes, the others wait for and find in the cache; without a cache a thread keeps
-    its turn to the end.
+    Threads take turns to compute, and let one another go on while they wait for the engine or for
+    a remote service. What one thread computes, the others wait for and find in the cache; without a
+    cache a thread keeps its turn to the end.
     """
 
     def __init__(self, resources: Resources) -> None:
@@ -52,7 +52,12 @@ class Planner:
         self._flights = InFlight()
         if resources.cache is not None:
             backend = resources.backend
-            resources = replace(resources, backend=lambda: Yielding(backend(), self._turn))
+
+            def load() -> Yielding:
+                with letting_others():  # the first time it takes seconds
+                    return Yielding(backend())
+
+            resources = replace(resources, backend=load)
         self._resources = resources
 
     def answer(
@@ -118,7 +123,7 @@ class Planner:
                 own = {i for i in waiting if batch.keys[i] in claimed}
                 if own:
                     others = frozenset(batch.open) - own
-                    with self._turn.hold():
+                    with pausing(self._turn):
                         batch = self._run(replace(batch, elsewhere=others), steps)
                     batch = replace(batch, elsewhere=frozenset())
             waiting -= own

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ import pytest
 from meld_duckdb.daemon import lifecycle
 from meld_duckdb.daemon.options import Options
 from meld_duckdb.settings import resolve
+from tests.daemon.served import Served
+from tests.scripted import ScriptedBackend
 
 PROGRAM = (sys.executable, str(Path(__file__).parent / "serve_scripted.py"))
 
@@ -46,3 +50,16 @@ def start() -> Iterator[Start]:
 def slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every prompt costs a twentieth of a second in engines started from now on."""
     monkeypatch.setenv("MELD_TEST_SLEEP", "0.05")
+
+
+@pytest.fixture
+def served(backend: ScriptedBackend) -> Iterator[Served]:
+    """An engine of this process, and a client of it."""
+    folder = Path(tempfile.mkdtemp(prefix="m"))
+    served = Served(folder)
+    yield served
+    served.raw.close()
+    served.client.close()
+    served.engine.workers.drain(5)
+    served.server.shutdown()
+    shutil.rmtree(folder)

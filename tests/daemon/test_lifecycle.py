@@ -20,7 +20,7 @@ from click.testing import CliRunner
 import meld_duckdb
 from meld_duckdb.cli import engine as commands
 from meld_duckdb.cli.main import cli
-from meld_duckdb.daemon import lifecycle
+from meld_duckdb.daemon import lifecycle, logs
 from meld_duckdb.daemon.options import Options, check_listening, last_options
 from meld_duckdb.daemon.places import places_of
 from meld_duckdb.errors import ConfigError, EngineError, EngineUnavailable
@@ -243,14 +243,15 @@ def test_of_two_that_start_at_once_one_serves(start: Start) -> None:
 
 
 def test_the_log_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lifecycle, "_LOG_BYTES", 1_000)
+    monkeypatch.setattr(logs, "_LOG_BYTES", 1_000)
     settings, _ = resolve({"workspace": tmp_path})
     where = places_of(settings)
-    with lifecycle._logging(where, settings):
+    with logs.logging_to(where, debug=settings.log_data):
         for number in range(200):
             logging.getLogger("meld_duckdb.daemon").info("line %d", number)
         logging.getLogger("meld_duckdb.daemon").debug("contents of a row")
     kept = sorted(where.log.parent.iterdir())
     assert [p.name for p in kept] == [f"engine.log{suffix}" for suffix in ("", ".1", ".2", ".3")]
     assert all(p.stat().st_size <= 1_000 for p in kept)
+    assert {stat.S_IMODE(p.stat().st_mode) for p in kept} == {0o600}
     assert "line 199" in where.log.read_text() and "contents" not in where.log.read_text()

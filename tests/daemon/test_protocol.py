@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,90 +12,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import flight
 
-import meld_duckdb
 from meld_duckdb import errors
-from meld_duckdb.daemon import client, places, protocol
-from meld_duckdb.daemon.client import EngineClient, EngineDeclined, EngineLost
-from meld_duckdb.daemon.places import Places, Pointer, places_of
+from meld_duckdb.daemon import places, protocol
+from meld_duckdb.daemon.client import EngineDeclined, EngineLost
+from meld_duckdb.daemon.places import Places, Pointer
 from meld_duckdb.daemon.protocol import Header, Hello, Message, Welcome
-from meld_duckdb.daemon.server import Server, make_engine
+from meld_duckdb.daemon.sent import sent_settings
 from meld_duckdb.daemon.serving import client_settings
 from meld_duckdb.errors import ConfigError, EngineRejected, EngineUnavailable, MeldError
-from meld_duckdb.register import load_functions
-from meld_duckdb.settings import Settings, resolve
-from tests.scripted import ScriptedBackend
+from meld_duckdb.settings import Settings
+from tests.daemon.served import Served, make_small
 
 FUZZ = settings(
     max_examples=60,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-
-
-class Served:
-    """An engine of this process, and a client of it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.settings, _ = resolve({"workspace": folder / "w"})
-        version = meld_duckdb.__version__
-        self.engine = make_engine(
-            self.settings, places_of(self.settings).workspace, load_functions(), version
-        )
-        self.address = f"grpc+unix://{folder}/s"
-        self.server = Server(self.address, self.engine)
-        self.said: list[str] = []
-        self.client = EngineClient(
-            self.settings, self.address, version, client.new_identity(), self.said.append
-        )
-        self.raw = flight.connect(self.address)
-
-    def match(self, *columns: pa.Array, function: str = "meld_match") -> list[object]:
-        found: list[object] = self.client.call(function, columns, 0).to_pylist()
-        return found
-
-    def is_well(self) -> bool:
-        return self.match(pa.array(["a b"]), pa.array(["a b"])) == [True]
-
-    def exchange(
-        self, command: bytes, batches: list[pa.RecordBatch], metadata: bytes | None = None
-    ) -> list[Message | pa.RecordBatch]:
-        writer, reader = self.raw.do_exchange(flight.FlightDescriptor.for_command(command))
-        writer.begin(batches[0].schema if batches else pa.schema([]))
-        for batch in batches:
-            writer.write_batch(batch)
-        if metadata is not None:
-            writer.write_metadata(metadata)
-        writer.done_writing()
-        found: list[Message | pa.RecordBatch] = []
-        for chunk in reader:
-            if chunk.app_metadata is not None:
-                found.append(protocol.decode_message(chunk.app_metadata.to_pybytes()))
-            if chunk.data is not None:
-                found.append(chunk.data)
-        writer.close()
-        return found
-
-    def header(self, **changed: object) -> bytes:
-        fields = {
-            "client": self.client._identity,
-            "function": "meld_match",
-            "statement": 0,
-            "timeout_s": 0.0,
-            **changed,
-        }
-        return json.dumps(fields).encode()
-
-
-@pytest.fixture
-def served(backend: ScriptedBackend) -> Iterator[Served]:
-    folder = Path(tempfile.mkdtemp(prefix="m"))
-    served = Served(folder)
-    yield served
-    served.raw.close()
-    served.client.close()
-    served.engine.workers.drain(5)
-    served.server.shutdown()
-    shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize("kind", list(protocol._kinds(MeldError)))
@@ -236,7 +165,7 @@ def test_the_engine_survives_any_action(served: Served, name: str, body: bytes) 
 def test_any_settings_are_taken_or_refused(settings: dict[str, object]) -> None:
     own = Settings(workspace=Path("/nowhere"))
     try:
-        found = client_settings(own, settings)
+        found = client_settings(own, {**sent_settings(own), **settings})
     except MeldError:
         return
     assert (found.workspace, found.model_dir, found.starter) == (
@@ -262,16 +191,20 @@ def test_any_settings_are_taken_or_refused(settings: dict[str, object]) -> None:
 )
 def test_no_path_and_no_address_crosses(settings: dict[str, object]) -> None:
     with pytest.raises(MeldError, match=r"MELD-E02[34]"):
-        client_settings(Settings(), settings)
+        client_settings(Settings(), {**sent_settings(Settings()), **settings})
 
 
 def test_settings_of_the_client_count() -> None:
     given = {"on_error": "fail", "cache": False, "experts": 0, "demonstrations": 2}
-    found = client_settings(Settings(), given)
+    found = client_settings(Settings(), {**sent_settings(Settings()), **given})
     assert (found.on_error, found.cache) == ("fail", False)
     assert (found.answer.experts, found.answer.demonstrations) == (0, 2)
     with pytest.raises(ConfigError, match="expected one of null, fail"):
-        client_settings(Settings(), {"on_error": "perhaps"})
+        client_settings(Settings(), {**sent_settings(Settings()), "on_error": "perhaps"})
+    missing = sent_settings(Settings())
+    del missing["wikidata_url"]
+    with pytest.raises(EngineRejected, match="no setting 'wikidata_url' is given"):
+        client_settings(Settings(), missing)
 
 
 def test_wrong_functions_and_columns_are_refused_and_it_goes_on(served: Served) -> None:
@@ -303,15 +236,10 @@ def test_too_much_data_is_refused_by_both(served: Served, monkeypatch: pytest.Mo
     big = pa.array(["x" * 2_000])
     with pytest.raises(EngineDeclined, match=r"20\d\d bytes, the engine takes at most 1000"):
         small.call("meld_match", (big, pa.array(["a"])), 0)
-    [message] = served.exchange(served.header(), [pa.record_batch([big, big], names=["a", "b"])])
+    batches = [pa.record_batch([big, big], names=["a", "b"])]
+    [message] = served.exchange(served.header(n_bytes=500), batches)
     assert isinstance(message, Message) and "at most 1000" in str(message.error)
     assert message.declined
-
-
-def make_small(served: Served, most_bytes: int) -> EngineClient:
-    object.__setattr__(served.engine.welcome, "most_bytes", most_bytes)
-    version = meld_duckdb.__version__
-    return EngineClient(served.settings, served.address, version, client.new_identity(), print)
 
 
 def test_a_client_that_was_forgotten_greets_again(served: Served) -> None:
@@ -321,7 +249,7 @@ def test_a_client_that_was_forgotten_greets_again(served: Served) -> None:
 
 def test_many_clients_are_bounded(served: Served) -> None:
     for i in range(300):
-        hello = Hello(f"client-{i}", "", 0, "", {})
+        hello = Hello(f"client-{i}", "", 0, "", sent_settings(served.settings))
         served.engine.clients.greet(hello)
     assert len(served.engine.clients) <= 256
 
@@ -383,3 +311,14 @@ def test_another_workspace_is_refused_with_both_named() -> None:
         protocol.check_versions(hello, "1.0", "/two")
     with pytest.raises(errors.ProtocolMismatch, match=r"meld-duckdb 2\.0.*meld-duckdb 1\.0"):
         protocol.check_versions(hello, "2.0", "/one")
+
+
+def test_long_errors_arrive_as_they_are_but_shorter() -> None:
+    for text in ("x" * 100_000, "\x00" * 100_000, "\U0001f600" * 100_000):
+        error = ConfigError(text, hint=text)
+        data = protocol.encode_message(Message(text, error, declined=True))
+        found = protocol.decode_message(data)
+        assert isinstance(found.error, ConfigError) and found.declined
+        assert found.error.what.startswith(text[:100]) and found.error.what.endswith("…")
+    short = Message(error=ConfigError("w" * 9_000, hint="h"))
+    assert protocol.decode_message(protocol.encode_message(short)).error.what == "w" * 9_000

@@ -12,8 +12,8 @@ def nothing() -> None:
     """Never gives up."""
 
 
-def filled(*items: tuple[str, int], most_running: int = 100) -> FairQueue[int]:
-    queue: FairQueue[int] = FairQueue(100, 100, most_running)
+def filled(*items: tuple[str, int], n_workers: int = 100) -> FairQueue[int]:
+    queue: FairQueue[int] = FairQueue(100, 100, n_workers)
     for client, item in items:
         queue.put(client, item, nothing)
     return queue
@@ -39,7 +39,7 @@ def test_who_has_fewer_running_comes_first() -> None:
 
 
 def test_one_client_never_has_all_workers() -> None:
-    queue = filled(*[("greedy", i) for i in range(3)], most_running=2)
+    queue = filled(*[("greedy", i) for i in range(3)], n_workers=5)
     queue.get(), queue.get()
     found: list[object] = []
     thread = threading.Thread(target=lambda: found.append(queue.get()))

@@ -40,7 +40,8 @@ RANKS = {
 }
 DOORS = {
     "lancedb": {"retrieval/lance.py"},
-    "httpx": {"retrieval/remote.py"},
+    "httpx": {"retrieval/remote.py", "engine/openai_wire.py"},  # knowledge; prompts
+    "vllm": {"engine/vllm.py"},
     "torch": {"engine", "retrieval/encoder.py", "train", "cli/doctor.py"},
     "transformers": {"engine", "retrieval/encoder.py", "train", "pulling.py"},
     "sentence_transformers": {"retrieval/encoder.py", "train"},

@@ -38,7 +38,7 @@ def make_tokenizer(template: str | None = CHATML) -> Any:
     return tokenizer
 
 
-def save_tiny_llama(folder: Path, layers: int = 2, seed: int = 7) -> Path:
+def save_tiny_llama(folder: Path, layers: int = 2, seed: int = 7, head_dim: int = 8) -> Path:
     """Write model and tokenizer; gives the folder."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -51,6 +51,7 @@ def save_tiny_llama(folder: Path, layers: int = 2, seed: int = 7) -> Path:
         num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
+        head_dim=head_dim,
         max_position_embeddings=640,
         initializer_range=0.4,
         eos_token_id=tokenizer.eos_token_id,

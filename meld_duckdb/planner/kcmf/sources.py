@@ -21,6 +21,7 @@ from meld_duckdb.kcmf.dataset import SchemaKnowledge
 from meld_duckdb.kcmf.items import Item
 from meld_duckdb.kcmf.keywords import may_be_sent
 from meld_duckdb.kcmf.sentences import examples_as_knowledge
+from meld_duckdb.planner.flights import letting_others
 from meld_duckdb.planner.tables import Context, Tables
 from meld_duckdb.records import Record, digest
 from meld_duckdb.retrieval.bases import KnowledgeBase
@@ -184,9 +185,9 @@ class Sources:
                 key: [w for w in words if may_be_sent(w, items[key].name, items[key].description)]
                 for key, words in keywords.items()
             }
-            told = self._remote().facts(
-                service, list(dict.fromkeys(w for words in sendable.values() for w in words))
-            )
+            wanted = list(dict.fromkeys(w for words in sendable.values() for w in words))
+            with letting_others():  # a service may take seconds
+                told = self._remote().facts(service, wanted)
             for key, words in sendable.items():
                 said[key] += [told[word].sentences for word in words]
                 passing = [told[word].error for word in words if told[word].passing]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -18,7 +19,10 @@ _RANKED = 10
 
 
 class ImputeScorer(Calibrated):
-    """DI by `features.impute`: ranked candidate values, or a reason why there is none."""
+    """DI by `features.impute`: ranked candidate values, or a reason why there is none.
+
+    Safe for threads: one fits, others wait.
+    """
 
     task = "impute"
     version = 2
@@ -26,6 +30,7 @@ class ImputeScorer(Calibrated):
     def __init__(self, tables: Tables, labels: Labels) -> None:
         self._tables = tables
         self._labels = labels
+        self._lock = threading.RLock()
         self._learned: OrderedDict[str, impute.ImputeIndex] = OrderedDict()
         self._fits: OrderedDict[str, FittedImputer] = OrderedDict()
 
@@ -63,6 +68,10 @@ class ImputeScorer(Calibrated):
 
     def _fitted(self, column: str, context: Context) -> FittedImputer | None:
         """What was fitted to the labels of a column; None where they are too few or too many."""
+        with self._lock:
+            return self._fit(column, context)
+
+    def _fit(self, column: str, context: Context) -> FittedImputer | None:
         labelled = sum(label.query.target == column for label in self._labels(self.task))
         index = self._index(column, context) if labelled >= LEAST_LABELS else None
         key = self._key(column, context)
@@ -81,6 +90,10 @@ class ImputeScorer(Calibrated):
         key = self._key(column, context)
         if key is None:
             return self._tables.impute_index(context[0], column) if context else None
+        with self._lock:
+            return self._learn(key, column, context)
+
+    def _learn(self, key: str, column: str, context: Context) -> impute.ImputeIndex:
         if key not in self._learned:
             rows = self._tables.index(context[0]).records if context else ()
             held = {row.digest for row in rows}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import cached_property
@@ -24,11 +25,15 @@ _REPAIR, _DETECT = "repair", "detect_error"
 
 
 class TableRepairs:
-    """Fits `features.repair_fit` to labels when first asked, and again when they change."""
+    """Fits `features.repair_fit` to labels when first asked, and again when they change.
+
+    Safe for threads: one fits, others wait.
+    """
 
     def __init__(self, tables: Tables, labels: Labels) -> None:
         self._tables = tables
         self._labels = labels
+        self._lock = threading.RLock()
         self._fits: OrderedDict[tuple[str, ...], FittedRepairs] = OrderedDict()
         self._seen: tuple[Sequence[Demonstration], ...] = ((), ())
 
@@ -67,6 +72,10 @@ class TableRepairs:
 
     def fitted(self, record: Record, context: Context) -> FittedRepairs:
         """The repairs of the table that a record stands in, or of all records like it."""
+        with self._lock:
+            return self._fitted(record, context)
+
+    def _fitted(self, record: Record, context: Context) -> FittedRepairs:
         labels = self._current_labels()
         key = (*context, "", *record.fields)
         if key not in self._fits:
@@ -80,12 +89,13 @@ class TableRepairs:
 
     def _current_labels(self) -> tuple[Sequence[Demonstration], ...]:
         """Labels of both tasks, flags before repairs; what was fitted to others is dropped."""
-        labels = (self._labels(_DETECT), self._labels(_REPAIR))
-        # the same list stands for the same labels
-        if not all(a is b or not (a or b) for a, b in zip(labels, self._seen, strict=True)):
-            self._fits.clear()
-            self._seen = labels
-        return labels
+        with self._lock:
+            labels = (self._labels(_DETECT), self._labels(_REPAIR))
+            # the same list stands for the same labels
+            if not all(a is b or not (a or b) for a, b in zip(labels, self._seen, strict=True)):
+                self._fits.clear()
+                self._seen = labels
+            return labels
 
     def _odd(self, context: Context) -> Odd:
         model = self.calibration.variant("context" if context else "record").model
