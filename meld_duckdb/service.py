@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -19,6 +18,7 @@ import pyarrow as pa
 
 from meld_duckdb.arrow import castable, column_types, detail_array, distinct_rows
 from meld_duckdb.errors import InputError
+from meld_duckdb.locks import ThreadLock
 from meld_duckdb.planner.memory import CallMemory, Remembered, call_key
 from meld_duckdb.planner.options import Options, parse_options
 from meld_duckdb.planner.questions import SHAPES, build_query
@@ -34,7 +34,7 @@ from meld_duckdb.tasks.kcmf import KCMF_TASKS
 
 _LOG = logging.getLogger(__name__)
 _SESSIONS: dict[Settings, Session] = {}
-_SESSIONS_LOCK = threading.Lock()
+_SESSIONS_LOCK = ThreadLock()
 _MEMORY = CallMemory()
 
 

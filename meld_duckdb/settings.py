@@ -140,7 +140,8 @@ class Settings:
         engine_timeout_s: Seconds after which a call of the engine fails; 0 for no limit.
         engine_most_mb: Megabytes of arguments that an engine takes in one call.
         engine_address: ``"workspace"`` finds the engine through the workspace; otherwise
-            ``"tls://HOST:PORT"`` or ``"tcp://HOST:PORT"``, whatever workspace it serves.
+            ``"tls://HOST:PORT"``, or ``"tcp://HOST:PORT"`` on this machine, whatever workspace it
+            serves. An engine that is named is required: ``"auto"`` does not answer without it.
         engine_token_file: File with the token of such an engine; ``"none"`` without one.
         engine_tls_cert: Certificate by which a TLS engine is known; ``"none"`` for the system's.
         vllm_memory_percent: Share of the device's memory that vLLM may take.

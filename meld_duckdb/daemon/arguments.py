@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pyarrow as pa
 from pyarrow import flight
@@ -18,7 +19,8 @@ MOST_ROWS = 1_000_000
 """Rows of one call, which DuckDB gives in vectors of 2,048; a whole table is one row of lists."""
 _MOST_CHUNKS = 10_000
 _READING_S = 60.0
-"""Seconds in which the arguments of a call have to come."""
+"""Seconds in which the arguments of a call have to come, besides what their size takes."""
+_SLOWEST_BYTES_PER_S = 1_000_000
 _MOST_EXCHANGES, _MOST_OF_CLIENT = 2048, 512
 _CALLS_IN_ROOM = 4
 """Calls of the largest size whose arguments may be there at once."""
@@ -40,12 +42,16 @@ class Place:
 
     client: str
     n_bytes: int
-    until: float = field(default_factory=lambda: time.monotonic() + _READING_S)
+    until: float = math.inf
 
     @property
     def is_late(self) -> bool:
         """Whether the arguments should be there and are not: they will be refused."""
         return time.monotonic() > self.until
+
+
+class TooManyCalls(EngineRejected):
+    """The engine takes no more calls, so nothing of this one is read."""
 
 
 class Room:
@@ -71,7 +77,8 @@ class Room:
             check: Called now and then while waiting; may raise to give up.
 
         Raises:
-            EngineRejected: They are too many, or so are the calls.
+            EngineRejected: They are too many.
+            TooManyCalls: The calls are.
         """
         if n_bytes > most_bytes:
             raise _too_much(n_bytes, most_bytes)
@@ -89,7 +96,7 @@ class Room:
         with self._changed:
             own = sum(p.client == place.client for p in self._places)
             if len(self._places) >= _MOST_EXCHANGES or own >= _MOST_OF_CLIENT:
-                raise EngineRejected(
+                raise TooManyCalls(
                     f"the engine has {len(self._places)} calls, {own} of them of this process, "
                     "and takes no more",
                     hint="ask with fewer threads, or again later",
@@ -98,7 +105,8 @@ class Room:
             if used + place.n_bytes > most_bytes:
                 self._changed.wait(_POLL_S)
                 return False
-            place.until = time.monotonic() + _READING_S
+            seconds = _READING_S + place.n_bytes / _SLOWEST_BYTES_PER_S
+            place.until = time.monotonic() + seconds
             self._places.add(place)
             return True
 
@@ -125,7 +133,7 @@ def read_columns(
         for _ in range(_MOST_CHUNKS):
             chunk = next(_chunks(reader), None)
             if place.is_late:
-                raise EngineRejected(f"the arguments took more than {_READING_S:g} s to come")
+                raise EngineRejected("the arguments took too long to come")
             if chunk is None:
                 break
             if chunk.data is None:
@@ -147,7 +155,7 @@ def read_columns(
         if isinstance(error, flight.FlightCancelledError):
             raise
         raise EngineRejected(f"malformed arguments: {str(error)[:200]}") from error
-    place.n_bytes, place.until = n_bytes, float("inf")
+    place.n_bytes, place.until = n_bytes, math.inf
     table = pa.Table.from_batches(batches, schema)
     return [_joined(column) for column in table.columns]
 

@@ -8,7 +8,6 @@ import logging
 import os
 import queue
 import threading
-import time
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -127,21 +126,22 @@ class EngineClient:
     ) -> pa.Array:
         exchange = _Exchange(self._flight, header, batches, schema, self._headers)
         threading.Thread(target=exchange.run, name="engine call", daemon=True).start()
-        began = heard = time.monotonic()
+        waited = silent = 0.0  # by looks: while this process is stopped, nothing is heard
         try:
             while True:
                 try:
                     said = exchange.said.get(timeout=_POLL_S)
                 except queue.Empty:
                     interrupt.check()
-                    now = time.monotonic()
-                    late = header.timeout_s and now - began > header.timeout_s + _LATE_S
-                    if late or now - heard > _SILENT_S:
+                    waited += _POLL_S
+                    silent += _POLL_S
+                    late = header.timeout_s and waited > header.timeout_s + _LATE_S
+                    if late or silent > _SILENT_S:
                         raise EngineTimeout(
-                            f"the engine is silent since {now - heard:.0f} s", hint=RESTART
+                            f"the engine is silent since {silent:.0f} s", hint=RESTART
                         ) from None
                     continue
-                heard = time.monotonic()
+                silent = 0.0
                 if isinstance(said, Message):
                     self._heed(said)
                 elif isinstance(said, BaseException):

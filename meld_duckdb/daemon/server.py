@@ -19,7 +19,7 @@ import pyarrow as pa
 from pyarrow import flight
 
 from meld_duckdb.daemon import protocol
-from meld_duckdb.daemon.arguments import Room, read_columns, read_rest
+from meld_duckdb.daemon.arguments import Room, TooManyCalls, read_columns, read_rest
 from meld_duckdb.daemon.calls import Call, Workers, stopped
 from meld_duckdb.daemon.protocol import Header, Hello, Message, Welcome
 from meld_duckdb.daemon.serving import Clients, Sessions, UnknownClient
@@ -236,7 +236,8 @@ class Server(flight.FlightServerBase):  # type: ignore[misc]
         except EngineTimeout:
             raise
         except MeldError as error:
-            read_rest(reader, most_bytes)
+            if not isinstance(error, TooManyCalls):
+                read_rest(reader, most_bytes)
             raise Declined(error) from error
         except UnknownClient:
             read_rest(reader, most_bytes)

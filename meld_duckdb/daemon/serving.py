@@ -66,7 +66,7 @@ class Models:
 
     def names(self) -> list[str]:
         """What is loaded."""
-        return sorted(self._loaded)
+        return sorted(list(self._loaded))  # another thread may be adding one
 
     def merging(self) -> MergingBackend | None:
         """The language model, if it is loaded."""

@@ -16,6 +16,7 @@ from meld_duckdb import errors
 from meld_duckdb.daemon import arguments, client, protocol
 from meld_duckdb.daemon import server as server_module
 from meld_duckdb.daemon.arguments import Room
+from meld_duckdb.daemon.client import EngineDeclined
 from meld_duckdb.daemon.protocol import Message
 from meld_duckdb.errors import EngineRejected
 from tests.daemon.served import Served, make_small
@@ -105,6 +106,18 @@ def test_calls_without_end_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
             pass
 
 
+def test_a_refusal_arrives_while_the_client_is_sending(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arguments, "_MOST_OF_CLIENT", 0)
+    text = "x" * 1_000
+    many = pa.array([text + str(i) for i in range(60_000)])
+    with pytest.raises(EngineDeclined, match="takes no more"):
+        served.match(many, many)
+    monkeypatch.undo()
+    assert served.is_well()
+
+
 def test_arguments_that_come_too_late_are_refused(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,7 +129,7 @@ def test_arguments_that_come_too_late_are_refused(
     writer.write_batch(batch)
     writer.done_writing()
     message = protocol.decode_message(reader.read_chunk().app_metadata.to_pybytes())
-    assert "took more than 0.1 s" in str(message.error) and message.declined
+    assert "took too long to come" in str(message.error) and message.declined
     writer.close()
 
 
