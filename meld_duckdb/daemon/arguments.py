@@ -18,8 +18,11 @@ from meld_duckdb.errors import EngineRejected
 MOST_ROWS = 1_000_000
 """Rows of one call, which DuckDB gives in vectors of 2,048; a whole table is one row of lists."""
 _MOST_CHUNKS = 10_000
-_READING_S = 60.0
+READING_S = 60.0
 """Seconds in which the arguments of a call have to come, besides what their size takes."""
+BRIEFLY_S = 5.0
+"""Seconds in which the rest of a call is dropped where there are too many already."""
+
 _SLOWEST_BYTES_PER_S = 1_000_000
 _MOST_EXCHANGES, _MOST_OF_CLIENT = 2048, 512
 _CALLS_IN_ROOM = 4
@@ -105,7 +108,7 @@ class Room:
             if used + place.n_bytes > most_bytes:
                 self._changed.wait(_POLL_S)
                 return False
-            seconds = _READING_S + place.n_bytes / _SLOWEST_BYTES_PER_S
+            seconds = READING_S + place.n_bytes / _SLOWEST_BYTES_PER_S
             place.until = time.monotonic() + seconds
             self._places.add(place)
             return True
@@ -160,10 +163,10 @@ def read_columns(
     return [_joined(column) for column in table.columns]
 
 
-def read_rest(reader: flight.MetadataRecordBatchReader, most_bytes: int) -> None:
-    """Drop what is still to come: a client that is sending would not see a reply."""
+def read_rest(reader: flight.MetadataRecordBatchReader, most_bytes: int, seconds: float) -> None:
+    """Drop what comes within some seconds: a client that is sending would not see a reply."""
     n_bytes = 0
-    until = time.monotonic() + _READING_S
+    until = time.monotonic() + seconds
     with contextlib.suppress(pa.ArrowException, OSError, ValueError):
         for chunk in _chunks(reader):
             n_bytes += 0 if chunk.data is None else chunk.data.nbytes

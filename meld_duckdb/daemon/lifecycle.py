@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("meld_duckdb.daemon")
 _STOPPING_S = DRAIN_S + 15.0
 _STARTING_S = 120.0
+_LIVING_S = 0.5
+"""An engine that listens for so long is alive."""
+
 _ENDING_S = 3.0
 _LOOK_S = 0.2
 _LEAVING_S = 3.0
@@ -207,10 +210,13 @@ def _check_address(settings: Settings) -> None:
 
 def _check_none_runs(where: Places) -> None:
     """Refuse to start a second engine; one that was just killed gets a moment to end."""
-    until = time.monotonic() + _ENDING_S
+    now = time.monotonic()
+    until, deaf = now + _ENDING_S, now
     while (pid := holder(where.lock)) is not None:
-        lives = where.pointer.exists() and accepts(where.socket)
-        if lives or time.monotonic() > until:
+        now = time.monotonic()
+        if not (where.pointer.exists() and accepts(where.socket)):
+            deaf = now
+        if now - deaf > _LIVING_S or now > until:  # a dying one still listens for a moment
             raise EngineError(
                 f"an engine runs already for {where.workspace}: process {pid}",
                 hint="meld engine restart, or meld engine stop",

@@ -19,7 +19,14 @@ import pyarrow as pa
 from pyarrow import flight
 
 from meld_duckdb.daemon import protocol
-from meld_duckdb.daemon.arguments import Room, TooManyCalls, read_columns, read_rest
+from meld_duckdb.daemon.arguments import (
+    BRIEFLY_S,
+    READING_S,
+    Room,
+    TooManyCalls,
+    read_columns,
+    read_rest,
+)
 from meld_duckdb.daemon.calls import Call, Workers, stopped
 from meld_duckdb.daemon.protocol import Header, Hello, Message, Welcome
 from meld_duckdb.daemon.serving import Clients, Sessions, UnknownClient
@@ -236,11 +243,11 @@ class Server(flight.FlightServerBase):  # type: ignore[misc]
         except EngineTimeout:
             raise
         except MeldError as error:
-            if not isinstance(error, TooManyCalls):
-                read_rest(reader, most_bytes)
+            crowded = isinstance(error, TooManyCalls)
+            read_rest(reader, most_bytes, BRIEFLY_S if crowded else READING_S)
             raise Declined(error) from error
         except UnknownClient:
-            read_rest(reader, most_bytes)
+            read_rest(reader, most_bytes, READING_S)
             raise
         with holding:
             try:

@@ -121,7 +121,7 @@ def test_a_refusal_arrives_while_the_client_is_sending(
 def test_arguments_that_come_too_late_are_refused(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(arguments, "_READING_S", 0.1)
+    monkeypatch.setattr(arguments, "READING_S", 0.1)
     writer, reader = served.raw.do_exchange(flight.FlightDescriptor.for_command(served.header()))
     batch = pa.record_batch([pa.array(["a"])] * 2, names=["a", "b"])
     writer.begin(batch.schema)
