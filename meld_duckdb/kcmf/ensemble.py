@@ -1,7 +1,7 @@
 """One vote per knowledge source, counted.
 
 Paper: KcMF §3.5 (IntGE): one prompt per source, never all knowledge in one, and the majority of the
-answers. We let an answer in a bad format abstain instead of counting as "no" (option).
+answers. We let an answer in a bad format abstain instead of counting as "no".
 """
 
 from __future__ import annotations
@@ -48,18 +48,12 @@ class Verdict:
     n_bad: int
 
 
-def count(votes: Sequence[Vote], *, bad_as_no: bool = False) -> Verdict:
-    """Count votes.
-
-    Args:
-        votes: One per source.
-        bad_as_no: Let an answer in a bad format be a no, as the paper's evaluation does.
-    """
-    n_bad = sum(vote.answer is None for vote in votes)
-    n_yes = sum(vote.answer == YES for vote in votes)
-    n_no = sum(vote.answer == NO for vote in votes) + (n_bad if bad_as_no else 0)
+def count(votes: Sequence[Vote]) -> Verdict:
+    """Count votes, one per source."""
     valid = [vote for vote in votes if vote.answer is not None]
+    n_yes = sum(vote.answer == YES for vote in valid)
+    n_no = len(valid) - n_yes
     shares = [v.probability if v.probability is not None else float(v.answer == YES) for v in valid]
-    n_heard = n_yes + n_no
-    probability = sum(shares) / n_heard if n_heard else 0.0
-    return Verdict(YES if n_yes > n_no else NO, probability, n_yes, n_no, n_bad)
+    probability = sum(shares) / len(shares) if shares else 0.0
+    answer = YES if n_yes > n_no else NO
+    return Verdict(answer, probability, n_yes, n_no, len(votes) - len(valid))

@@ -17,9 +17,6 @@ from pathlib import Path
 from meld_duckdb.retrieval.remote_sources import VERSION
 from meld_duckdb.workspace import set_aside
 
-FILE_NAME = "remote.sqlite"
-"""Name of the file in a workspace."""
-
 _LOG = logging.getLogger(__name__)
 _LOOKUP = 500
 _WAIT_S = 10

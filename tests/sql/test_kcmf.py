@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -9,14 +8,13 @@ import duckdb
 import pytest
 
 import meld_duckdb
-from meld_duckdb.handlers.schemas import _lines
 from meld_duckdb.kcmf.rule_files import save_rules
 from meld_duckdb.kcmf.rules import read_rules
 from meld_duckdb.planner.knowing import About, Knowing
 from meld_duckdb.retrieval.remote import RemoteFacts
 from meld_duckdb.service import LocalService
 from meld_duckdb.settings import resolve
-from meld_duckdb.tasks.base import Answer, Completion, Prompt
+from meld_duckdb.tasks.base import Completion, Prompt
 from meld_duckdb.workspace import open_workspace
 from tests.scripted import ScriptedBackend, first_choice
 from tests.sql.query import one
@@ -120,13 +118,6 @@ def test_an_item_is_in_short_for_each_of_its_schemas(
         first_choice(p) if p.choices else Completion(p.question, probability=0.9, prompt_tokens=5)
     )
     asked = "{'tier': 't2', 'sources': ['dak'], 'self_indicator': true}"
-    for right in ("r1", "r2"):
-        con.sql(
-            f"SELECT kcmf_schema_match(l, r, {asked}) FROM l, {right} AS r WHERE r.\"table\" = 'other'"
-        ).fetchall()
-    single = {p.question for p in backend.asked if p.choices}
-    backend.asked.clear()
-    con.execute("SELECT count(*) FROM meld.stats()").fetchall()
     together = meld_duckdb.connect(workspace=resolve()[0].workspace, cache=False)
     together.execute(
         f"CREATE TABLE l AS FROM (VALUES ('visits', 'doctor', 'see staff and care', '')) AS t({columns})"
@@ -136,7 +127,6 @@ def test_an_item_is_in_short_for_each_of_its_schemas(
         f" ('care', 'care_x', 'it', 'about care')) AS t({columns})"
     )
     together.sql(f"SELECT kcmf_schema_match(l, r, {asked}) FROM l, r").fetchall()
-    assert single
     summaries = [p.question for p in backend.asked if p.system.startswith("Summarise")]
     of_doctor = {q for q in summaries if "visits-doctor" in q}
     assert len(of_doctor) == 2  # one per schema it is compared with
@@ -391,95 +381,6 @@ def test_what_it_cost_is_counted(con: duckdb.DuckDBPyConnection, backend: Script
     assert (prompts, tokens, tier2) == (1, 10, 1)
 
 
-def test_match_schemas_asks_about_the_nearest_columns_only(
-    con: duckdb.DuckDBPyConnection, backend: ScriptedBackend
-) -> None:
-    for side in ("l", "r"):
-        columns = ", ".join(f"{name} VARCHAR" for name in ("city", "zip", "name", "phone", "price"))
-        con.execute(f"CREATE TABLE {side} ({columns})")
-    found = con.sql(
-        "SELECT l_column, r_column, tier, matches FROM meld.match_schemas('l', 'r', k := 5,"
-        " method := 'kcmf', candidates := 1, tier := 't2', sources := ['none'])"
-    ).fetchall()
-    assert len(found) == 25
-    assert {(a, b) for a, b, tier, _ in found if tier == 2} == {
-        (name, name) for name in ("city", "zip", "name", "phone", "price")
-    }
-    assert len(backend.asked) == 5
-
-
-def test_columns_are_matched_one_to_one(
-    con: duckdb.DuckDBPyConnection, backend: ScriptedBackend
-) -> None:
-    con.execute("CREATE TABLE l (city VARCHAR, town VARCHAR); CREATE TABLE r (city VARCHAR)")
-    asked = "'l', 'r', method := 'kcmf', tier := 't2', sources := ['none']"
-    many = con.sql(f"SELECT count(*) FROM meld.match_schemas({asked}) WHERE matches").fetchall()
-    single = con.sql(
-        f"SELECT count(*) FROM meld.match_schemas({asked}, assignment := 'one_to_one') WHERE matches"
-    ).fetchall()
-    assert (many, single) == ([(2,)], [(1,)])
-
-
-def test_an_assigned_partner_is_listed_however_likely_others_are() -> None:
-    sides = [
-        [{"qualified": name, "column": c} for c in columns]
-        for name, columns in (("l", "ab"), ("r", "cd"))
-    ]
-    answers = [Answer("match", p) for p in (0.9, 0.8, 0.95)] + [Answer("mismatch", 0.1)]
-    for k in (1, 5):
-        lines = _lines(sides, answers, k, "one_to_one")
-        assert {(x["l_column"], x["r_column"]) for x in lines if x["matches"]} == {
-            ("a", "d"),
-            ("b", "c"),
-        }
-
-
-def test_descriptions_of_the_user_are_read(
-    con: duckdb.DuckDBPyConnection, backend: ScriptedBackend
-) -> None:
-    con.execute("CREATE TABLE l (c1 VARCHAR); CREATE TABLE r (c2 VARCHAR)")
-    con.execute(
-        "CREATE TABLE said AS FROM (VALUES ('l', 'c1', 'date of birth'), ('r', NULL, 'people'))"
-        " AS t(table_name, column_name, description)"
-    )
-    asked = "'l', 'r', method := 'kcmf', tier := 't2', sources := ['none'], descriptions := 'said'"
-    con.sql(f"FROM meld.match_schemas({asked})").fetchall()
-    [prompt] = backend.asked
-    assert "date of birth" in prompt.question
-    assert "people" in prompt.question
-    for row, message in (
-        ("('l', 'c9', 'x')", r"l\.c9.* neither schema has"),
-        ("('main.l', 'C1', 'x')", "twice"),
-    ):
-        con.execute(f"CREATE OR REPLACE TABLE more AS (FROM said UNION ALL VALUES {row})")
-        with pytest.raises(duckdb.Error, match=message):
-            con.sql(f"FROM meld.match_schemas({asked.replace('said', 'more')})").fetchall()
-    with pytest.raises(duckdb.Error, match="expected one of"):
-        con.sql("FROM meld.match_schemas('l', 'r', assignment := 'one')").fetchall()
-
-
-def test_attached_databases_are_matched_and_described_apart(
-    con: duckdb.DuckDBPyConnection, backend: ScriptedBackend, tmp_path: Path
-) -> None:
-    for name in ("db_a", "db_b"):
-        con.execute(f"ATTACH '{tmp_path / name}.duckdb' AS {name}")
-        con.execute(f"CREATE TABLE {name}.person (c_{name} VARCHAR)")
-    con.execute("CREATE TABLE said (table_name VARCHAR, column_name VARCHAR, description VARCHAR)")
-    con.execute("INSERT INTO said VALUES ('db_a.main.person', NULL, 'who is ill')")
-    asked = (
-        "'db_a.main', 'db_b.main', method := 'kcmf', tier := 't2', sources := ['none'],"
-        " descriptions := 'said'"
-    )
-    [row] = con.sql(f"SELECT l_table, r_table, matches FROM meld.match_schemas({asked})").fetchall()
-    assert row == ("db_a.main.person", "db_b.main.person", True)
-    question = backend.asked[0].question
-    assert question.index("who is ill") < question.index("c_db_b")
-    assert question.count("who is ill") == 1
-    con.execute("INSERT INTO said VALUES ('person', NULL, 'ambiguous')")
-    with pytest.raises(duckdb.Error, match=r"is in db_a\.main\.person, db_b\.main\.person"):
-        con.sql(f"FROM meld.match_schemas({asked})").fetchall()
-
-
 def test_examples_stand_as_the_question_does(
     con: duckdb.DuckDBPyConnection, backend: ScriptedBackend
 ) -> None:
@@ -503,17 +404,6 @@ def test_examples_stand_as_the_question_does(
         assert prompt.turns
         for question, _ in prompt.turns:
             assert question.index(f'"name": "{a}-') < question.index(f'"name": "{b}-')
-
-
-def test_only_metadata_is_shown_unless_samples_are_asked_for(
-    con: duckdb.DuckDBPyConnection, backend: ScriptedBackend
-) -> None:
-    con.execute("CREATE TABLE l AS SELECT 'secret' AS a; CREATE TABLE r AS SELECT 'secret' AS a")
-    asked = "'l', 'r', method := 'kcmf', tier := 't2', sources := ['none']"
-    con.sql(f"FROM meld.match_schemas({asked})").fetchall()
-    assert "secret" not in json.dumps([p.question for p in backend.asked])
-    con.sql(f"FROM meld.match_schemas({asked}, samples := 2)").fetchall()
-    assert "secret" in backend.asked[-1].question
 
 
 class Flaky:

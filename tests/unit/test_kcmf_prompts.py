@@ -190,7 +190,6 @@ def test_votes() -> None:
     assert count([yes, yes, no]).answer == "yes"
     assert count([yes, no]).answer == "no"  # a tie
     assert count([yes, bad, bad]).answer == "yes"  # bad formats abstain
-    assert count([yes, bad, bad], bad_as_no=True).answer == "no"
     verdict = count([bad, bad])
     assert (verdict.answer, verdict.probability, verdict.n_bad) == ("no", 0.0, 2)
     scored = count([Vote("a", "yes", 0.9), Vote("b", "no", 0.4), Vote("c", "no", 0.2)])
