@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import duckdb
 import pytest
@@ -38,7 +39,8 @@ def endless(handler: Handler) -> None:
 def asking(
     stand: Stand, backend: ScriptedBackend, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    monkeypatch.setattr(remote, "Limits", lambda: stands.FAST)
+    limits = replace(stands.FAST, timeout_s=3.0)
+    monkeypatch.setattr(remote, "Limits", lambda: limits)
     connection = meld_duckdb.connect(remote="wikipedia", wikipedia_url=f"{stand.url}/w/api.php")
     yield connection
     connection.close()
