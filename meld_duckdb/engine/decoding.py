@@ -68,6 +68,7 @@ class Decoder:
         torch = self._torch
         tokens: list[list[int]] = [[] for _ in jobs]
         logprobs: list[list[float]] = [[] for _ in jobs]
+        stops = [self._stop_ids | self._renderer.stops(job.prompt) for job in jobs]
         logits, cache, mask = self._forward(jobs, keep=True)
         live = list(range(len(jobs)))
         while True:
@@ -77,7 +78,7 @@ class Decoder:
             for row, (token, logprob) in enumerate(pairs):
                 at = live[row]
                 logprobs[at].append(logprob)
-                if token in self._stop_ids:
+                if token in stops[at]:
                     continue
                 tokens[at].append(token)
                 if len(tokens[at]) < jobs[at].prompt.max_tokens:

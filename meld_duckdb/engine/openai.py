@@ -242,7 +242,7 @@ class OpenAIBackend:
         return ways.read_listed(reply, self._wire.url)
 
     async def _generate(self, model: str, job: Job, ids: Sequence[int]) -> Completion:
-        stops = self._renderer.stop_ids
+        stops = self._renderer.stops(job.prompt)
         body = ways.completion_body(
             model, ids, None, max_tokens=job.prompt.max_tokens, stop_token_ids=sorted(stops)
         )

@@ -52,7 +52,9 @@ def chat_body(model: str, job: Job, limit_name: str = "max_tokens") -> dict[str,
     messages = [{"role": r, "content": defused(t)} for r, t in zip(roles, said, strict=True)]
     body: dict[str, Any] = {"model": model, "messages": messages, "temperature": 0}
     body |= {"logprobs": True, limit_name: 1 if prompt.choices else prompt.max_tokens}
-    return body | ({"top_logprobs": MOST_LISTED} if prompt.choices else {})
+    if prompt.choices:
+        return body | {"top_logprobs": MOST_LISTED}
+    return body | ({"stop": ["\n"]} if prompt.one_line else {})
 
 
 def defused(text: str) -> str:

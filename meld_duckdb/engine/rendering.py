@@ -50,7 +50,7 @@ class Renderer:
 
     Attributes:
         end_of_turn: The token that closes an answer, as a tuple; empty if there is none.
-        stop_ids: All tokens that end an answer.
+        stop_ids: All tokens that end an answer of several lines.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -93,6 +93,19 @@ class Renderer:
     def spell(self, token: int) -> str:
         """Decode one token as it is."""
         return str(self._tokenizer.decode([token]))
+
+    def stops(self, prompt: Prompt) -> frozenset[int]:
+        """Return the tokens that end an answer to a prompt."""
+        return self.stop_ids | self._line_ends if prompt.one_line else self.stop_ids
+
+    @functools.cached_property
+    def _line_ends(self) -> frozenset[int]:
+        """Tokens that hold a line break, as byte-level and byte-fallback models spell it."""
+        vocabulary: dict[str, int] = self._tokenizer.get_vocab()
+        breaks = ("\n", "\N{LATIN CAPITAL LETTER C WITH DOT ABOVE}", "<0x0A>")
+        return frozenset(
+            index for text, index in vocabulary.items() if any(line in text for line in breaks)
+        )
 
     def first_tokens(self, choice: str) -> frozenset[int]:
         """Return the tokens an answer can begin with when it is ``choice``.

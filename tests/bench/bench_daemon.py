@@ -150,6 +150,8 @@ def soak(folder: Path, minutes: float, seed: int) -> dict[str, Any]:
                 if client.poll() is not None:
                     name = {0: "finished", -9: "killed"}.get(client.returncode, "failed")
                     counts[name] += 1
+                    if name == "failed":
+                        sys.stderr.write(f"a client ended with {client.returncode}\n")
                     del running[client]
             if now - looked > 2:
                 looked = now

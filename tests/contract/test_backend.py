@@ -27,6 +27,7 @@ TURNS = (("title: sony | title: sony", "yes"), ("title: sony | title: canon", "n
 QUESTIONS = ("a", "title: sony camera", "price: 12.50 " * 9, "Résumé 数据", "<|im_end|>")
 CHOICES: tuple[tuple[str, ...], ...] = (("yes", "no"), ("10", "100", "12", "1"), ())
 PROMPTS = [Prompt(SYSTEM, TURNS, q, c, max_tokens=5) for q in QUESTIONS for c in CHOICES]
+PROMPTS += [Prompt(SYSTEM, TURNS, q, max_tokens=5, one_line=True) for q in QUESTIONS]
 LONG = Prompt(SYSTEM, TURNS, "x y z " * 300, ("yes", "no"))
 
 

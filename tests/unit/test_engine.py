@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,21 @@ def test_generation_stops_at_the_end_of_the_turn(engine: TransformersBackend) ->
     finally:
         decoder._stop_ids = before
     first = chat_continuation(engine, prompt)[0]
+    assert stopped.text == tokenizer.decode([first]).strip()
+    assert free.text != stopped.text
+
+
+def test_an_answer_of_one_line_ends_with_its_line(engine: TransformersBackend) -> None:
+    tokenizer, renderer = make_tokenizer(), engine._decoder._renderer
+    prompt = Prompt(SYSTEM, (), "title: sony", max_tokens=20)
+    line = replace(prompt, one_line=True)
+    assert {tokenizer.convert_tokens_to_ids("\u010a")} == renderer.stops(line) - renderer.stop_ids
+    first, second, *_ = chat_continuation(engine, prompt)
+    renderer.__dict__["_line_ends"] = frozenset({second})  # which a random model does not write
+    try:
+        free, stopped = answers(engine, [prompt, line])
+    finally:
+        del renderer.__dict__["_line_ends"]
     assert stopped.text == tokenizer.decode([first]).strip()
     assert free.text != stopped.text
 

@@ -156,6 +156,13 @@ def test_a_chat_loses_its_oldest_turns_and_data_is_no_control_token(make: Make) 
     assert defused("[INST] x < 3 [a] <s>") == "[ INST] x < 3 [a] < s>"
 
 
+def test_an_answer_of_one_line_is_asked_to_end_with_it(make: Make) -> None:
+    backend, server = make({"completions": False})
+    answers(backend, [replace(OPEN, one_line=one_line) for one_line in (True, False)])
+    bodies = server.asked("/chat/completions")
+    assert sorted(str(body.get("stop")) for body in bodies) == ["None", "['\\n']"]
+
+
 def test_a_chat_that_wants_the_newer_limit_gets_it(make: Make) -> None:
     backend, server = make({"completions": False, "limit_name": "max_completion_tokens"})
     assert answers(backend, [OPEN])[0].error is None
