@@ -17,6 +17,12 @@ import pyarrow as pa
 MOST_BYTES = 64 << 20
 """Memory that the answers of a process take, about, whatever the number of clients."""
 
+_CALL_BYTES = 8 << 10
+"""What the objects around the arrays of a call take."""
+
+_TEXT_BYTES = 64
+"""What a text takes besides its characters."""
+
 State = tuple[object, ...]
 """What a workspace is in: equal as long as nothing in it that can change an answer did."""
 
@@ -36,7 +42,8 @@ class Remembered:
     @property
     def n_bytes(self) -> int:
         """Memory it takes, about."""
-        return int(self.details.nbytes) + sum(map(len, self.digests))
+        digests = sum(_TEXT_BYTES + len(digest) for digest in self.digests)
+        return _CALL_BYTES + int(self.details.get_total_buffer_size()) + digests
 
 
 class CallMemory:
