@@ -54,5 +54,5 @@ def test_memory_is_bounded_and_the_oldest_goes_first() -> None:
         False,
         True,
     ]
-    memory.put(b"huge", (), remembered(10_000))
+    memory.put(b"huge", (), remembered(100_000))
     assert memory.get(b"huge", ()) is None
