@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sqlite3
@@ -35,7 +36,12 @@ def ask(n: int, word: str = "x") -> str:
 
 
 def answered(path: Path) -> int:
-    with sqlite3.connect(path / "cache.sqlite") as db:
+    """Answers that are kept; none while the cache is being made."""
+    if not (path / "cache.sqlite").exists():
+        return 0
+    with contextlib.closing(sqlite3.connect(path / "cache.sqlite")) as db:
+        if not db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'answers'").fetchone():
+            return 0
         return int(db.execute("SELECT count(*) FROM answers").fetchone()[0])
 
 
@@ -43,7 +49,7 @@ def kill_once_it_answers(pid: int, workspace: Path) -> None:
     """Kill an engine as soon as the first answers are kept."""
 
     def run() -> None:
-        wait_until(lambda: (workspace / "cache.sqlite").exists() and answered(workspace))
+        wait_until(lambda: answered(workspace))
         os.kill(pid, signal.SIGKILL)
 
     threading.Thread(target=run).start()
