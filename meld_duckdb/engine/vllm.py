@@ -166,6 +166,7 @@ class VllmBackend:
             )
             lora = None if adapter is None else self._use(adapter)
             self._in_use[name] += 1
+            self._keep(self._most_adapters)
         try:
             if refused:
                 yield refused
@@ -293,7 +294,7 @@ class VllmBackend:
                 hint="begin a new process, or: meld engine restart; merged_rank = 16 keeps ranks "
                 "of several experts small",
             )
-        self._make_place()
+        self._keep(self._most_adapters - 1)
         self._n_loads += 1
         request = self._vllm.lora.request.LoRARequest(
             adapter.name, self._n_loads, str(adapter.path.absolute())
@@ -307,10 +308,10 @@ class VllmBackend:
         self._loaded[adapter.name] = request
         return request
 
-    def _make_place(self) -> None:
-        """Remove the adapters used longest ago, but none that a call is using."""
+    def _keep(self, most: int) -> None:
+        """Remove the adapters used longest ago beyond so many, but none that a call is using."""
         idle = [name for name in self._loaded if not self._in_use[name]]
-        for name in idle[: max(0, len(self._loaded) - self._most_adapters + 1)]:
+        for name in idle[: max(0, len(self._loaded) - most)]:
             self._engine.remove_lora(self._loaded.pop(name).lora_int_id)
 
     def _start(self, torch: Any, memory_percent: int) -> tuple[Any, int]:
