@@ -1,0 +1,1 @@
+"""What a statement will cost, without paying it."""
