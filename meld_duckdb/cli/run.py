@@ -8,6 +8,7 @@ import json
 import math
 import re
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,9 +18,10 @@ from typing import Any
 import click
 import duckdb
 
-from meld_duckdb import interrupt
+from meld_duckdb import interrupt, progress
 from meld_duckdb.errors import ConfigError
 from meld_duckdb.register import begin_statement, connect
+from meld_duckdb.screen import visible
 
 _OWN_MESSAGE = re.compile(r"\[MELD-E\d+\].*", re.DOTALL)
 _COMMENTS_AHEAD = re.compile(r"\A\s*((?:--[^\n]*\n\s*)+)")
@@ -30,9 +32,11 @@ def open_database(database: str, workspace: Path | None) -> duckdb.DuckDBPyConne
     """Open a DuckDB file (or memory) with all functions registered."""
     if database != ":memory:" and not Path(database).absolute().parent.is_dir():
         raise ConfigError(f"--db {database}: there is no such directory")
-    connection = connect(database, **({"workspace": workspace} if workspace else {}))
+    connection = connect(database, workspace=workspace)
     # A table that is not there must not turn out to be a variable of this program.
     connection.execute("SET python_enable_replacements = false")
+    # It would go to standard output, among the results, and knows nothing of calls; see `progress`.
+    connection.execute("SET enable_progress_bar = false")
     return connection
 
 
@@ -54,10 +58,10 @@ def run_statements(
         heading = f"{below}\n" if below else ""
         begin_statement(connection)
         interrupt.clear()
-        with _interruptible():
+        with interruptible(), progress.statement():
             result = run_one(connection, statement, text, output)
-        if result:
-            click.echo(result)
+        if result:  # a file gets it as it is
+            click.echo(visible(result) if sys.stdout.isatty() else result)
 
 
 def run_one(connection: duckdb.DuckDBPyConnection, statement: Any, text: str, output: str) -> str:
@@ -74,17 +78,13 @@ def run_one(connection: duckdb.DuckDBPyConnection, statement: Any, text: str, ou
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
+def interruptible() -> Iterator[None]:
     """Have Ctrl-C stop the statement that runs, also inside a long call of a function."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def stop(number: int, frame: object) -> None:
-        interrupt.interrupt()
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGINT, stop)
+    before = signal.signal(signal.SIGINT, interrupt.stop_all)
     try:
         yield
     finally:
@@ -128,11 +128,12 @@ def split_comments(text: str) -> tuple[str, str, str]:
         The statement without semicolon, the comment on its last line, and the comments below,
         which belong to the next statement.
     """
+    data = text.encode()  # DuckDB counts bytes
     tokens = [offset for offset, kind in duckdb.tokenize(text) if kind != duckdb.token_type.comment]
-    if not tokens or text[tokens[-1]] != ";":
+    if not tokens or data[tokens[-1] : tokens[-1] + 1] != b";":
         return text.strip(), "", ""
-    beside, _, below = text[tokens[-1] + 1 :].partition("\n")
-    return text[: tokens[-1]].strip(), beside.rstrip(), below.strip()
+    beside, _, below = data[tokens[-1] + 1 :].decode().partition("\n")
+    return data[: tokens[-1]].decode().strip(), beside.rstrip(), below.strip()
 
 
 def print_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -141,7 +142,7 @@ def print_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     widths = [max(len(str(row[i])) for row in table) for i in range(len(names))]
     for row in table:
         cells = (str(c).ljust(w) for c, w in zip(row, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())
+        click.echo(visible("  ".join(cells).rstrip()))
 
 
 def one_line(error: BaseException) -> str:
@@ -150,4 +151,4 @@ def one_line(error: BaseException) -> str:
     own = _OWN_MESSAGE.search(text)
     text = own.group(0) if own else text
     text = _TRACEBACK.sub("", text)
-    return " ".join(text.split()) or type(error).__name__
+    return visible(" ".join(text.split())) or type(error).__name__
