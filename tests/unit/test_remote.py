@@ -619,13 +619,13 @@ def test_a_dead_service_costs_its_time_outs_once(
     stand: Stand, client: Callable[..., Client]
 ) -> None:
     stand.answer = hang
-    one = client(timeout_s=0.1, tries=2, break_after=3)
+    one = client(timeout_s=0.5, tries=2, break_after=3)
     start = time.monotonic()
     for part in range(50):
         facts = one.facts("wikipedia", [f"key {part} {n}" for n in range(2)])
         assert all(fact.passing and not fact.sentences for fact in facts.values())
     assert len(stand.log) == 6 and len(one.notices) == 1
-    assert time.monotonic() - start < 3.0
+    assert time.monotonic() - start < 30  # each of 100 keywords alone would take a second
 
 
 def test_a_keyword_cut_off_by_the_deadline_between_its_tries_is_a_failure(
