@@ -5,11 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PEERS := .venv-peers
 VLLM := .venv-vllm
+DUCKDB15 := .venv-duckdb15
 # Threads of the numerical libraries; more than the cores slows them down.
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 export LANCE_CPU_THREADS ?= 2
 
-.PHONY: setup demo test test-vllm check bench bench-peers starter docs clean
+.PHONY: setup demo test test-vllm check lint audit bench bench-peers starter docs clean
 
 setup: $(VENV)/installed
 
@@ -24,9 +25,15 @@ demo: setup ## The main job on real data: blocking, matching, imputation, error 
 	$(BIN)/meld models pull
 	$(BIN)/meld sql --file examples/demo.sql --echo --workspace .meld/demo
 
-test: setup ## All tests that need no GPU.
+test: setup $(DUCKDB15)/installed ## All tests that need no GPU.
 	$(BIN)/meld models pull --quiet
 	$(BIN)/python -m pytest
+
+# The DuckDB, shell and extensions of the extra `serve`, beside the newer DuckDB of .venv.
+$(DUCKDB15)/installed: pyproject.toml $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(DUCKDB15) \
+	    $$($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["serve"])')
+	touch $@
 
 test-vllm: $(VLLM)/installed ## The contract of the engines on the real vLLM, its CPU build: 3.5 GB, Python 3.11.
 	$(VLLM)/bin/python -m pytest tests/contract
@@ -38,11 +45,16 @@ $(VLLM)/installed: pyproject.toml
 	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
-check: setup ## Fast: format, lint, types, tests on scripted models.
+check: lint ## Fast: format, lint, types, tests on scripted models.
+	$(BIN)/python -m pytest tests/unit tests/sql tests/docs -q
+
+lint: setup ## Format, lint, types.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/unit tests/sql tests/docs -q
+
+audit: setup ## Licences and fit of every library of a base installation; AUDIT=--online asks for advisories.
+	$(BIN)/python -m tests.security.audit $(AUDIT)
 
 bench: setup ## Speed as ratios in one run; JSON in bench-results/.
 	$(BIN)/meld models pull --quiet
@@ -66,4 +78,4 @@ docs: setup ## Write the generated part of the documentation.
 	$(BIN)/python -m meld_duckdb.cli.reference > docs/sql-reference.md
 
 clean:
-	rm -rf $(VENV) $(PEERS) $(VLLM) build dist *.egg-info .meld
+	rm -rf $(VENV) $(PEERS) $(VLLM) $(DUCKDB15) build dist *.egg-info .meld

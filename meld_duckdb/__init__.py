@@ -3,6 +3,7 @@
 >>> import meld_duckdb
 >>> con = meld_duckdb.connect()
 >>> con.sql("SELECT meld_match('iPhone 13 128GB black', 'Apple iPhone 13 (128 GB), black')")
+>>> meld_duckdb.join(shop, offers, k=5).df()  # relations and frames, see `meld_duckdb.relations`
 
 Importing this package loads no model and none of the heavy libraries.
 """
@@ -19,7 +20,19 @@ from meld_duckdb.errors import (
     MeldError,
     TrainingError,
 )
-from meld_duckdb.register import connect, register
+from meld_duckdb.register import begin_statement, connect, register
+from meld_duckdb.relations import (
+    Table,
+    block,
+    dedupe,
+    find_errors,
+    impute_nulls,
+    join,
+    label_next,
+    match,
+    match_schemas,
+    repairs,
+)
 from meld_duckdb.settings import AnswerSettings, Settings
 
 try:
@@ -35,8 +48,19 @@ __all__ = [
     "InputError",
     "MeldError",
     "Settings",
+    "Table",
     "TrainingError",
     "__version__",
+    "begin_statement",
+    "block",
     "connect",
+    "dedupe",
+    "find_errors",
+    "impute_nulls",
+    "join",
+    "label_next",
+    "match",
+    "match_schemas",
     "register",
+    "repairs",
 ]

@@ -7,7 +7,6 @@ are turned into Python objects, so that a hundred thousand equal rows cost as mu
 from __future__ import annotations
 
 import decimal
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from meld_duckdb import safe_json
 from meld_duckdb.records import Record, make_record
 from meld_duckdb.tasks.base import Answer, Evidence, RowError
 
@@ -232,8 +232,8 @@ def _json_object(text: str) -> dict[str, object] | None:
     if not text.lstrip()[:1] == "{":
         return None
     try:
-        parsed = json.loads(text)
-    except (ValueError, RecursionError):
+        parsed = safe_json.loads(text)
+    except ValueError:
         return None
     return parsed if isinstance(parsed, dict) else None
 

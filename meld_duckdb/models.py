@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from meld_duckdb import safe_json
 from meld_duckdb.errors import (
     ArtefactCorrupt,
     ArtefactMissing,
@@ -298,7 +299,7 @@ def write_manifest(model: WheelModel, folder: Path) -> None:
 def read_manifest(folder: Path) -> dict[str, object] | None:
     """Read the manifest that `pull` wrote; None if there is none or it is not one of ours."""
     try:
-        content = json.loads((folder / MANIFEST).read_text("utf-8"))
+        content = safe_json.read(folder / MANIFEST)
     except (OSError, ValueError):
         return None
     if not isinstance(content, dict) or content.get("format") != _MANIFEST_FORMAT:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
+from meld_duckdb import interrupt, progress
 from meld_duckdb.daemon.remote import Remote, joined_lines
 from meld_duckdb.errors import ConfigError, MeldError
 from meld_duckdb.locks import ThreadLock
@@ -25,6 +26,8 @@ from meld_duckdb.settings import Settings, resolve
 from meld_duckdb.udfs import SqlFunction
 
 if TYPE_CHECKING:
+    from meld_duckdb.estimate.run import Asked, Twins
+    from meld_duckdb.estimate.service import EstimateLine
     from meld_duckdb.handlers import Handlers
 
 CATALOGUE = "meld"
@@ -41,9 +44,16 @@ FAMILIES = (
     "kcmf",
     "retrieval",
     "tables",
+    "explain",
+    "estimate",
+    "certify",
     "admin",
 )
 _IDENTITY = "registration"
+_LOCKED = (
+    "close it in the process that is named; open it there and here for reading only; or ask the "
+    "process that has it, by meld serve"
+)
 _OF_BOTH = ("stats", "errors")
 """Handlers that show what an engine did and what was done here."""
 
@@ -105,14 +115,27 @@ def register(
     return connection
 
 
-def connect(database: str | Path = ":memory:", **settings: object) -> duckdb.DuckDBPyConnection:
+def connect(
+    database: str | Path = ":memory:", *, read_only: bool = False, **settings: object
+) -> duckdb.DuckDBPyConnection:
     """Open a DuckDB database with all functions registered.
 
     Args:
         database: File or ``":memory:"``.
+        read_only: Whether the file is opened for reading only; several processes may at once.
         **settings: See `register`.
+
+    Raises:
+        ConfigError: The file cannot be opened, or as `register`.
     """
-    return register(duckdb.connect(str(database)), **settings)
+    try:
+        connection = duckdb.connect(str(database), read_only=read_only)
+    except duckdb.Error as error:
+        raise ConfigError(
+            f"{database} cannot be opened: {' '.join(str(error).split())}",
+            hint=_LOCKED if "Could not set lock" in str(error) else None,
+        ) from error
+    return register(connection, **settings)
 
 
 def load_functions() -> list[SqlFunction]:
@@ -121,6 +144,34 @@ def load_functions() -> list[SqlFunction]:
     for family in FAMILIES:
         functions.extend(importlib.import_module(f"meld_duckdb.udfs.{family}").FUNCTIONS)
     return functions
+
+
+def estimate(
+    connection: duckdb.DuckDBPyConnection, statement: str, *, sample: int | None = None
+) -> list[EstimateLine]:
+    """Tell what a statement will cost, without asking a language model or keeping anything.
+
+    Args:
+        connection: A connection on which the functions are registered.
+        statement: One SQL statement.
+        sample: Different inputs of a task that are all looked at; of more, a sample is.
+
+    Returns:
+        A line per function, then one for loading models; see ``FROM meld.estimate``.
+
+    Raises:
+        ConfigError: The functions are not registered.
+        InputError: The statement cannot be estimated, or fails.
+    """
+    from meld_duckdb.estimate.run import Asked
+
+    present = _present(connection)
+    if present is None:
+        raise ConfigError(
+            "the functions are not registered on this connection",
+            hint="meld_duckdb.register(connection)",
+        )
+    return present.estimate(Asked(statement, sample))
 
 
 def begin_statement(connection: duckdb.DuckDBPyConnection) -> None:
@@ -156,6 +207,7 @@ class Registration:
         self._remote = _remote(settings)
         self._statement = 0
         self._calls: list[Callable[..., Any]] = []
+        self._twins: Twins | None = None
 
     def use(self, settings: Settings, overrides: dict[str, object]) -> None:
         """Switch to other settings; the models of the old ones are let go."""
@@ -188,7 +240,27 @@ class Registration:
         return chosen
 
     def _answer(self, function: SqlFunction, columns: Sequence[Any]) -> Any:
+        """Have a call answered, so that Ctrl-C can stop it."""
+        shown, whole = self._settings.progress, function.task is None
+        with interrupt.answering(), progress.calling(function.name, whole=whole, shown=shown):
+            try:
+                return self._answered(function, columns)
+            except (MemoryError, RuntimeError) as error:
+                from meld_duckdb.engine.backend import is_out_of_memory, no_memory
+
+                if not is_out_of_memory(error):
+                    raise
+                raise no_memory(function.name.removeprefix("__"), error) from error
+
+    def _answered(self, function: SqlFunction, columns: Sequence[Any]) -> Any:
         """Have a call answered by the engine of the workspace, or here."""
+        if function.stores and not self._settings.learn:
+            raise ConfigError(
+                f"{function.name.removeprefix('__')} is shut off: the setting 'learn' is false",
+                hint="learn and index where it is true, or start meld serve with --allow-learn",
+            )
+        if function.runs:
+            return self._estimated(columns)
         if function.reads:
             from meld_duckdb.reading import read_schemas
 
@@ -204,9 +276,30 @@ class Registration:
         here = getattr(own, function.handler)(function, columns)
         return here if found is None else joined_lines(found, here)
 
+    def _estimated(self, columns: Sequence[Any]) -> Any:
+        """Behind ``FROM meld.estimate``."""
+        interrupt.import_apart("meld_duckdb.estimate.run")
+        from meld_duckdb.estimate.run import read_asked
+        from meld_duckdb.estimate.service import as_list
+
+        asked = read_asked(columns)
+        return as_list(self.estimate(asked) if asked is not None else [])
+
+    def estimate(self, asked: Asked) -> list[EstimateLine]:
+        """Tell what a statement will cost; see `estimate.run.Twins.estimate`."""
+        from meld_duckdb import __version__
+        from meld_duckdb.estimate.run import Twins
+
+        with self._lock:
+            if self._twins is None:
+                self._twins = Twins(load_functions(), self._connection)
+            twins, settings, engine_is_up = self._twins, self._settings, self._remote.is_there()
+        return twins.estimate(asked, settings, __version__, engine_is_up)
+
     def _current_handlers(self) -> Handlers:
         with self._lock:
             if self._handlers is None:
+                interrupt.import_apart("meld_duckdb.handlers")
                 from meld_duckdb import __version__
                 from meld_duckdb.handlers import Handlers
                 from meld_duckdb.service import LocalService
@@ -266,7 +359,24 @@ def _attach(connection: duckdb.DuckDBPyConnection) -> None:
             f"a database called {CATALOGUE!r} is already attached from {path}",
             hint=f"attach it under another name: ATTACH '{path}' AS my_data",
         )
-    connection.execute(f"ATTACH ':memory:' AS {CATALOGUE} (READ_WRITE)")
+    schemas = connection.execute(
+        "SELECT database_name FROM duckdb_schemas() WHERE database_name = current_database()"
+        f" AND lower(schema_name) = '{CATALOGUE}'"
+    ).fetchall()
+    if schemas:
+        raise ConfigError(
+            f"the database {schemas[0][0]!r} has a schema called {CATALOGUE!r}, so that "
+            f"{CATALOGUE}.match could mean either",
+            hint="rename the schema, or register on another database and ATTACH this one there",
+        )
+    try:
+        connection.execute(f"ATTACH ':memory:' AS {CATALOGUE} (READ_WRITE)")
+    except duckdb.Error as error:
+        raise ConfigError(
+            f"the catalogue {CATALOGUE!r} cannot be attached: {error}",
+            hint="the connection must be allowed to attach a database in memory; no file is "
+            "written",
+        ) from error
 
 
 def _create_macros(connection: duckdb.DuckDBPyConnection) -> None:

@@ -7,18 +7,20 @@ first call that needs a model says so in one line.
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 
+from meld_duckdb import progress
 from meld_duckdb.arrow import castable, column_types, detail_array, distinct_rows
 from meld_duckdb.errors import InputError
 from meld_duckdb.locks import ThreadLock
+from meld_duckdb.planner.budget import is_over
 from meld_duckdb.planner.memory import CallMemory, Remembered, call_key
 from meld_duckdb.planner.options import Options, parse_options
 from meld_duckdb.planner.questions import SHAPES, build_query
@@ -36,6 +38,11 @@ _LOG = logging.getLogger(__name__)
 _SESSIONS: dict[Settings, Session] = {}
 _SESSIONS_LOCK = ThreadLock()
 _MEMORY = CallMemory()
+
+
+def present_session(settings: Settings) -> Session | None:
+    """The session of some settings, if this process has one already."""
+    return _SESSIONS.get(settings)
 
 
 class Service(Protocol):
@@ -71,6 +78,7 @@ class LocalService:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.stats = Stats()
+        self._memory = _MEMORY
 
     @property
     def session(self) -> Session:
@@ -82,9 +90,20 @@ class LocalService:
 
     def notice(self, text: str) -> None:
         """Say one line on standard error, unless progress is switched off."""
-        _LOG.info("%s", text)
+        progress.NOTICES.info("%s", text)
         if self.settings.progress:
-            sys.stderr.write(f"meld: {text}\n")
+            progress.say(text)
+
+    def options(self, task: str, given: object) -> Options:
+        """Check the options of one call; what it does not say, the settings do."""
+        own = self.settings
+        return parse_options(
+            task,
+            given,
+            on_error=own.on_error,
+            max_calls=own.max_calls,
+            max_seconds=own.max_seconds,
+        )
 
     def answer(self, function: str, task: str, arguments: Sequence[pa.Array]) -> pa.StructArray:
         """Answer all rows of one call; see `Service.answer`."""
@@ -101,7 +120,7 @@ class LocalService:
         if self.settings.cache and task not in KCMF_TASKS:
             state = session.state()
             key = call_key(task, arguments, repr(session.settings))
-            known = _MEMORY.get(key, state)
+            known = self._memory.get(key, state)
             if known is not None:
                 outcome = Outcome(cached=known.digests)
                 self._count(function, len(known.details), outcome, time.perf_counter() - started)
@@ -111,7 +130,8 @@ class LocalService:
         outcome = Outcome()
         kinds = column_types(arguments[0].type) if ASKED[task].labels is None else {}
         for options, positions in self._by_options(task, distinct.rows):
-            asked, outcome_part = self._answer_part(task, distinct.rows, positions, options)
+            with self._limited(options):
+                asked, outcome_part = self._answer_part(task, distinct.rows, positions, options)
             for i, found in asked.items():
                 answer = answers[i] = _typed(found, kinds, str(distinct.rows[i][1]))
                 if answer.error is not None and options.on_error == "fail":
@@ -133,7 +153,7 @@ class LocalService:
             return details
         if session.state() == state:
             digests = tuple(dict.fromkeys((*outcome.cached, *outcome.evaluated)))
-            _MEMORY.put(key, state, Remembered(details, digests))
+            self._memory.put(key, state, Remembered(details, digests))
         return details
 
     def join(
@@ -145,19 +165,21 @@ class LocalService:
         options: Options,
         *,
         same: bool,
+        function: str = "meld.join",
     ) -> tuple[Candidates, list[Answer]]:
         """Block two tables and match the candidate pairs; one answer per candidate, in order."""
         started = time.perf_counter()
-        found = self.session.block(left, right, k, method, same=same)
-        answers, outcome = self.session.join(left, right, found, options)
-        self._count("meld.join", len(answers), outcome, time.perf_counter() - started)
+        with self._limited(options):
+            found = self.session.block(left, right, k, method, same=same)
+            answers, outcome = self.session.join(left, right, found, options)
+        self._count(function, len(answers), outcome, time.perf_counter() - started)
         self._count_failures(
-            "meld.join",
+            function,
             lambda i: digest(left[found.left[i]].digest, right[found.right[i]].digest),
             answers,
             np.arange(len(answers)),
         )
-        _fail_if_asked("meld.join", options, answers)
+        _fail_if_asked(function, options, answers)
         return found, answers
 
     def dedupe(
@@ -165,12 +187,13 @@ class LocalService:
     ) -> np.ndarray:
         """Cluster the rows of a table: the number of each row's cluster, from 0 by first row."""
         started = time.perf_counter()
-        clusters, answers, outcome = self.session.dedupe(records, k, method, linkage, options)
-        n_pairs = len(outcome.evaluated) + len(outcome.cached)
+        with self._limited(options):
+            clusters, answers, outcome = self.session.dedupe(records, k, method, linkage, options)
+        n_pairs = len(outcome.evaluated) + len(outcome.cached) + len(outcome.refused)
         self._count("meld.dedupe", n_pairs, outcome, time.perf_counter() - started)
         failures = [("", answer.error) for answer in answers if answer.error]
-        if failures and self.stats.count_failures("meld.dedupe", failures):
-            self.notice("meld.dedupe: some pairs have no answer; see FROM meld.errors()")
+        if failures:
+            self._tell_failures("meld.dedupe", failures)
         _fail_if_asked("meld.dedupe", options, answers)
         return clusters
 
@@ -195,15 +218,16 @@ class LocalService:
                 withdrawn.
         """
         started = time.perf_counter()
-        found, outcome = ask_cells(
-            self.session.planner,
-            self.session.tables,
-            task,
-            records,
-            columns,
-            options,
-            missing_only=task == "impute",
-        )
+        with self._limited(options):
+            found, outcome = ask_cells(
+                self.session.planner,
+                self.session.tables,
+                task,
+                records,
+                columns,
+                options,
+                missing_only=task == "impute",
+            )
         cells = [replace(c, answer=_typed(c.answer, kinds, c.column)) for c in found]
         answers = [c.answer for c in cells]
         self._count(function, len(cells), outcome, time.perf_counter() - started)
@@ -225,11 +249,22 @@ class LocalService:
     ) -> list[Answer]:
         """Match all columns of two schemas; see `Session.ask_schemas`."""
         started = time.perf_counter()
-        answers, outcome = self.session.ask_schemas(left, right, options, candidates)
+        with self._limited(options):
+            answers, outcome = self.session.ask_schemas(left, right, options, candidates)
         seconds = time.perf_counter() - started
         self._count("meld.match_schemas", len(answers), outcome, seconds)
+        self._count_failures(
+            "meld.match_schemas",
+            lambda i: digest(left[i // len(right)].digest, right[i % len(right)].digest),
+            answers,
+            np.arange(len(answers)),
+        )
         _fail_if_asked("meld.match_schemas", options, answers)
         return answers
+
+    def _limited(self, options: Options) -> AbstractContextManager[None]:
+        """Let a call take what is left of the budget of its statement."""
+        return self.stats.spending.limited(options.max_calls, options.max_seconds)
 
     def _count(self, function: str, n_rows: int, outcome: Outcome, seconds: float) -> None:
         self.stats.count(function, n_rows, outcome, seconds)
@@ -255,8 +290,7 @@ class LocalService:
                 given = {k: v for k, v in given.items() if k not in shape.extras}
             key = repr(given)
             if key not in groups:
-                options = parse_options(task, given, on_error=self.settings.on_error)
-                groups[key] = (options, [])
+                groups[key] = (self.options(task, given), [])
             groups[key][1].append(i)
         return list(groups.values())
 
@@ -301,10 +335,22 @@ class LocalService:
             return
         counts = np.bincount(inverse, minlength=len(answers))
         failures = [(row_digest(i), error) for i, error in failed.items() for _ in range(counts[i])]
-        if self.stats.count_failures(function, failures):
-            first = next(iter(failed.values()))
+        self._tell_failures(function, failures)
+
+    def _tell_failures(self, function: str, failures: Sequence[tuple[str, str]]) -> None:
+        """Count rows without an answer, and tell of the first ones of a statement."""
+        first = self.stats.count_failures(function, failures)
+        over = next((error for _, error in failures if is_over(error)), None)
+        if over is not None:
+            if self.stats.spending.is_news():
+                self.notice(
+                    f"{function}: {over.partition(': ')[2]}; {self.stats.n_answered(function)} "
+                    "inputs were answered. Finished answers are kept in the cache: the same "
+                    "statement goes on when it is run again"
+                )
+        elif first:
             self.notice(
-                f"{function}: some rows have no answer, the first because {first}; "
+                f"{function}: some rows have no answer, the first because {failures[0][1]}; "
                 "see FROM meld.errors()"
             )
 

@@ -7,21 +7,20 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import tempfile
 import tomllib
-import urllib.parse
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from meld_duckdb import trust
 from meld_duckdb.errors import ConfigError, unknown_name
+from meld_duckdb.setting_checks import REMOTE_SERVICES, check_services, complain
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 DEFAULT_ENCODER = "all-minilm-l6-v2"
 DEFAULT_WORKSPACE = Path(".meld")
-
-REMOTE_SERVICES = ("wikidata", "wikipedia", "snomed")
-"""Services that the setting ``remote`` may allow; see `retrieval.remote`."""
 
 
 def default_model_dir() -> Path:
@@ -31,6 +30,12 @@ def default_model_dir() -> Path:
         return Path(given)
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "meld-duckdb" / "models"
+
+
+def trusted_path() -> Path:
+    """The user's file of what workspaces may do; see `trust`."""
+    given = os.environ.get("XDG_CONFIG_HOME")
+    return (Path(given) if given else Path.home() / ".config") / "meld-duckdb" / "trusted"
 
 
 def runtime_dir() -> Path:
@@ -61,6 +66,11 @@ def prepare_vllm() -> None:
     os.environ.setdefault("VLLM_HOST_IP", "127.0.0.1")
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     os.environ.setdefault("VLLM_CONFIGURE_LOGGING", "0")
+
+
+def environment_with(**added: str) -> dict[str, str]:
+    """The environment for a program that is started, with variables of its own."""
+    return {**os.environ, **added}
 
 
 def read_key(settings: Settings) -> str | None:
@@ -125,6 +135,9 @@ class Settings:
         on_error: ``"null"`` or ``"fail"``, for calls that do not say.
         cache: Whether answers are read from and written to the cache.
         progress: Whether notices and progress go to standard error.
+        learn: Whether SQL may change what the workspace knows: ``meld_learn``, ``meld.index``.
+        max_calls: Prompts a language model may be asked in a statement; 0 for any number.
+        max_seconds: Seconds that functions of a statement may take; 0 for any time.
         max_pairs: Table functions refuse to compare more pairs than this.
         starter: Where the experts for tables without labels are: ``"built-in"``, ``"none"``, or a
             directory like that of the package.
@@ -164,6 +177,9 @@ class Settings:
     on_error: str = "null"
     cache: bool = True
     progress: bool = True
+    learn: bool = True
+    max_calls: int = 0
+    max_seconds: int = 0
     max_pairs: int = 5_000_000
     starter: str = "built-in"
     remote: str = "none"
@@ -223,7 +239,7 @@ def resolve(
     layers: list[tuple[str, dict[str, object]]] = [("default", {})]
     given = {k: v for k, v in (overrides or {}).items() if v is not None}
     from_env = {key: environ[name] for key in _FIELDS if (name := f"MELD_{key.upper()}") in environ}
-    workspace = Path(str(given.get("workspace") or from_env.get("workspace") or DEFAULT_WORKSPACE))
+    workspace = find_workspace(given.get("workspace"), environ)
     toml_path = workspace / "meld.toml"
     layers.append((str(toml_path), _read_toml(toml_path)))
     layers.extend((f"MELD_{key.upper()}", {key: value}) for key, value in from_env.items())
@@ -238,6 +254,10 @@ def resolve(
                 raise ConfigError(f"{what} in {source}", hint=hint)
             values[key] = _coerce(key, value, source)
             sources[key] = source
+    if sources.get("workspace", "default") == "default":
+        trust.check_default(workspace)
+    held = [key for key, source in sources.items() if source == str(toml_path)]
+    trust.check_settings(toml_path, layers[1][1], held, trusted_path())
     answer = AnswerSettings(**{k: v for k, v in values.items() if k in _ANSWER_FIELDS})  # type: ignore[arg-type]
     outer = {k: v for k, v in values.items() if k not in _ANSWER_FIELDS}
     settings = Settings(**outer, answer=answer)  # type: ignore[arg-type]
@@ -252,6 +272,25 @@ def resolve(
     return settings, origins
 
 
+def find_workspace(given: object = None, environ: Mapping[str, str] | None = None) -> Path:
+    """The workspace whose ``meld.toml`` is read: the one given, ``MELD_WORKSPACE``, ``.meld``."""
+    named = (os.environ if environ is None else environ).get("MELD_WORKSPACE")
+    return Path(str(given or named or DEFAULT_WORKSPACE))
+
+
+def trust_toml(workspace: Path) -> list[str]:
+    """Let the ``meld.toml`` of a workspace, as it is now, say where data and secrets go.
+
+    Returns:
+        The settings that this is about.
+
+    Raises:
+        ConfigError: It is no TOML, or the trust cannot be noted.
+    """
+    path = workspace / "meld.toml"
+    return trust.trust(path, _read_toml(path), trusted_path())
+
+
 _ANSWER_FIELDS: dict[str, type] = {
     f.name: type(f.default) for f in dataclasses.fields(AnswerSettings)
 }
@@ -264,6 +303,9 @@ _FIELDS: dict[str, type] = {
     "on_error": str,
     "cache": bool,
     "progress": bool,
+    "learn": bool,
+    "max_calls": int,
+    "max_seconds": int,
     "max_pairs": int,
     "starter": str,
     "remote": str,
@@ -296,7 +338,9 @@ _CHOICES = {
     "expert_weights": ("equal", "router"),
     "engine": ("auto", "required", "local"),
 }
-_ZERO_ALLOWED = frozenset({"demonstrations", "experts", "merged_rank", "engine_timeout_s"})
+_ZERO_ALLOWED = frozenset(
+    {"max_calls", "max_seconds", "demonstrations", "experts", "merged_rank", "engine_timeout_s"}
+)
 
 
 def _read_toml(path: Path) -> dict[str, object]:
@@ -304,7 +348,7 @@ def _read_toml(path: Path) -> dict[str, object]:
         return {}
     try:
         return tomllib.loads(path.read_text("utf-8"))
-    except tomllib.TOMLDecodeError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
 
 
@@ -319,7 +363,7 @@ def _coerce(key: str, value: object, source: str) -> object:
             result = word in {"true", "1", "yes", "on"}
     elif wanted is int and not isinstance(value, bool):
         text = str(value)
-        if text.isdigit() and (int(text) > 0 or key in _ZERO_ALLOWED):
+        if re.fullmatch("[0-9]{1,18}", text) and (int(text) > 0 or key in _ZERO_ALLOWED):
             result = int(text)
     elif wanted is str and isinstance(value, str) and value:
         result = value
@@ -333,52 +377,8 @@ def _coerce(key: str, value: object, source: str) -> object:
             f"setting {key!r} in {source} is {value!r}, expected one of {', '.join(_CHOICES[key])}"
         )
     if key == "remote":
-        _check_services(str(result), source)
+        check_services(str(result), source)
     complaint = complain(key, str(result))
     if complaint:
         raise ConfigError(f"setting {key!r} in {source} is {value!r}, expected {complaint}")
     return result
-
-
-def complain(key: str, value: str) -> str | None:
-    """What the setting ``key`` expected of an address or name, where ``value`` is not that."""
-    if key == "engine_address":
-        good = value == "workspace" or _is_address(value, {"tls", "tcp"}, with_port=True)
-        return None if good else "workspace, tls://HOST:PORT or tcp://HOST:PORT"
-    if key.endswith("_url"):
-        good = _is_address(value) or (key, value) == ("openai_url", "none")
-        return None if good else "an http or https address, no user, no query"
-    if key == "snomed_branch":
-        parts = value.split("/")
-        good = all(part.strip(".") and part.isascii() and part.isprintable() for part in parts)
-        return None if good else "a branch such as MAIN"
-    if key == "remote_contact":
-        good = value.isascii() and value.isprintable() and len(value) <= 100
-        return None if good else "an e-mail or web address of at most 100 ASCII characters"
-    if key == "vllm_memory_percent":
-        return None if int(value) <= 100 else "a percentage"
-    return None
-
-
-def _is_address(
-    value: str, schemes: Collection[str] = ("http", "https"), *, with_port: bool = False
-) -> bool:
-    try:
-        parts = urllib.parse.urlsplit(value)
-        port = parts.port
-    except ValueError:
-        return False
-    plain = value.isascii() and value.isprintable() and not set(value) & set(" @?#")
-    if with_port and (port is None or parts.path):
-        return False
-    return plain and parts.scheme in schemes and bool(parts.hostname) and port != 0
-
-
-def _check_services(value: str, source: str) -> None:
-    services = [part.strip().lower() for part in value.split(",")]
-    for service in services:
-        if service not in {*REMOTE_SERVICES, "none"}:
-            what, hint = unknown_name("service", service, [*REMOTE_SERVICES, "none"])
-            raise ConfigError(f"{what} in setting 'remote' in {source}", hint=hint)
-    if "none" in services and len(services) > 1:
-        raise ConfigError(f"setting 'remote' in {source} is {value!r}, expected none alone")

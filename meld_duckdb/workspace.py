@@ -9,17 +9,28 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import stat
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from meld_duckdb import safe_json
 from meld_duckdb.errors import ArtefactCorrupt, ArtefactError, ArtefactIncompatible, ConfigError
 from meld_duckdb.locks import FileLock
 
 SCHEMA_VERSION = 2
 """1: vectors of one encoder; 2: vectors know their encoder, tables and history are in LanceDB."""
+
+_FOREIGN = frozenset(
+    ".bin .ckpt .dill .dll .h5 .joblib .keras .npy .npz .pickle .pkl .pt .pth .py .pyc .pyd .so"
+    "".split()
+)
+"""Endings of files that are pickles, or may hold one, or are code; no artefact has one.
+
+LanceDB, which loads no such thing, gives lists of deleted rows one of them.
+"""
 
 ADAPTER_CARD = "card.json"
 """Beside an adapter of the encoder: what it was made from."""
@@ -97,6 +108,11 @@ class Workspace:
         return self.path / "remote.sqlite"
 
     @property
+    def speed_path(self) -> Path:
+        """How fast this machine worked; see `planner.speed`."""
+        return self.path / "speed.json"
+
+    @property
     def knowledge_path(self) -> Path:
         """What knowledge bases there are, a file per base; it is there once one was added."""
         return self.path / "knowledge"
@@ -112,12 +128,15 @@ def open_workspace(path: Path) -> Workspace:
 
     Raises:
         ConfigError: The path is a file or cannot be written.
-        ArtefactCorrupt: The manifest is not JSON.
+        ArtefactCorrupt: The manifest is not JSON, or there is what no workspace has; see
+            `check_contents`.
         ArtefactIncompatible: A newer version of the product wrote it.
     """
     workspace = Workspace(path.absolute())
     try:
-        workspace.path.mkdir(parents=True, exist_ok=True)
+        # For this user alone, whatever the umask: it holds rows. One that is there stays as it is.
+        workspace.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        check_contents(workspace.path)
         if not workspace.manifest_path.exists():
             write_atomic(workspace.manifest_path, json.dumps({"schema_version": SCHEMA_VERSION}))
             write_atomic(workspace.path / ".gitignore", "*\n")
@@ -137,6 +156,44 @@ def open_workspace(path: Path) -> Workspace:
     return workspace
 
 
+def check_contents(path: Path) -> None:
+    """Refuse a workspace with files that could execute code, or with ways out of it.
+
+    Nothing here loads the former; a library below might, if it finds one in the place of another.
+
+    Raises:
+        ArtefactCorrupt: It has one of them, a link that leads out of it, or a pipe or device.
+    """
+    root = os.path.realpath(path)
+    for folder, folders, files in os.walk(root):
+        for name in (*folders, *files):
+            place = os.path.join(folder, name)
+            wrong = _wrong(root, place)
+            if wrong is not None:
+                raise ArtefactCorrupt(
+                    f"the workspace {path} has {os.path.relpath(place, root)}, {wrong}",
+                    hint="remove it if you do not know where it comes from; to keep a workspace "
+                    "elsewhere, name that place or make all of it a link",
+                )
+
+
+def _wrong(root: str, path: str) -> str | None:
+    """Why a file has no place in a workspace; None where it may have one."""
+    try:
+        mode = os.lstat(path).st_mode
+    except OSError:  # it has just gone
+        return None
+    if stat.S_ISLNK(mode):
+        target = os.path.realpath(path)
+        inside = os.path.commonpath([root, target]) == root
+        return None if inside else f"a link that leads out of it, to {target}"
+    if stat.S_ISREG(mode):
+        is_lance = f".lance{os.sep}" in path[len(root) :]
+        foreign = not is_lance and os.path.splitext(path)[1].lower() in _FOREIGN
+        return "a format that can execute code when it is loaded" if foreign else None
+    return None if stat.S_ISDIR(mode) or stat.S_ISSOCK(mode) else "no plain file"
+
+
 def read_manifest(workspace: Workspace) -> dict[str, Any]:
     """Read the manifest.
 
@@ -144,14 +201,35 @@ def read_manifest(workspace: Workspace) -> dict[str, Any]:
         ArtefactCorrupt: It is not JSON, or has no schema version.
     """
     try:
-        manifest: dict[str, Any] = json.loads(workspace.manifest_path.read_text("utf-8"))
+        manifest: dict[str, Any] = safe_json.read(workspace.manifest_path)
         manifest["schema_version"] = int(manifest["schema_version"])
+        for name in ("encoder", "stages"):
+            if not isinstance(manifest.get(name) or {}, dict):
+                raise TypeError(f"{name!r} is no object")
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise ArtefactCorrupt(
             f"{workspace.manifest_path} is not a manifest: {error}",
-            hint="restore it, or remove the workspace to start anew",
+            hint="restore it; or make it anew, index and labels stay: meld workspace rebuild",
         ) from error
     return manifest
+
+
+def mend_manifest(workspace: Workspace) -> Path | None:
+    """Put a damaged manifest aside and begin a new one, which knows of no training.
+
+    Returns:
+        Where the damaged one is kept, None where it was whole.
+    """
+    try:
+        read_manifest(workspace)
+    except ArtefactCorrupt:
+        aside = workspace.manifest_path.with_suffix(".damaged")
+        workspace.manifest_path.replace(aside)
+        write_atomic(workspace.manifest_path, json.dumps({"schema_version": SCHEMA_VERSION}))
+        return aside
+    except OSError:  # there is none: it is made when the workspace is opened
+        return None
+    return None
 
 
 def change_manifest(
@@ -226,6 +304,12 @@ def read_adapter(workspace: Workspace) -> Path | None:
     name = adopted_adapter(workspace)
     if name is None:
         return None
+    if Path(name).name != name or name.startswith("."):
+        raise ArtefactCorrupt(
+            f"{workspace.manifest_path} names an adapter {name!r}, expected a directory in "
+            f"{workspace.encoder_folder}",
+            hint=f"make it anew: meld train --workspace {workspace.path}",
+        )
     adapter = workspace.encoder_folder / name
     if not adapter.is_dir():
         raise ArtefactCorrupt(
@@ -250,7 +334,7 @@ def check_adapter(workspace: Workspace, adapter: Path, name: str, digest: str) -
     """
     again = f"tune this one: meld train --workspace {workspace.path}"
     try:
-        made_for = json.loads((adapter / ADAPTER_CARD).read_text("utf-8")).get("encoder_digest")
+        made_for = safe_json.read(adapter / ADAPTER_CARD).get("encoder_digest")
     except (OSError, ValueError, AttributeError) as error:
         raise ArtefactCorrupt(
             f"the adapter {adapter} has no card that can be read: {error}", hint=again
@@ -266,7 +350,7 @@ def check_adapter(workspace: Workspace, adapter: Path, name: str, digest: str) -
     )
 
 
-def unusable(path: Path, error: sqlite3.Error) -> ArtefactError:
+def unusable(path: Path, error: sqlite3.Error | OSError) -> ArtefactError:
     """Word an error of a SQLite file of the workspace."""
     if "not a database" in str(error) or "malformed" in str(error):
         return ArtefactCorrupt(

@@ -39,7 +39,9 @@ CREATE OR REPLACE MACRO meld.block(
 
 CREATE OR REPLACE MACRO meld.join(
     l, r, k := 10, threshold := NULL, method := 'lexical', tier := NULL, on_error := NULL,
-    l_id := 'id', r_id := 'id'
+    l_id := 'id', r_id := 'id',
+    max_calls := NULL, max_seconds := NULL,
+    accuracy := NULL, "precision" := NULL, recall := NULL, delta := NULL, label_budget := NULL
 ) AS TABLE
     WITH __meld_l AS MATERIALIZED (
              SELECT list(__meld_row) AS __meld_left FROM query_table(l) AS __meld_row),
@@ -48,7 +50,8 @@ CREATE OR REPLACE MACRO meld.join(
          __meld_pairs AS MATERIALIZED (
              SELECT unnest(__meld_join(__meld_left, __meld_right, {
                  'k': k, 'method': method, 'same': l = r, 'threshold': threshold, 'tier': tier,
-                 'on_error': on_error})) AS __meld_pair
+                 'on_error': on_error, 'max_calls': max_calls, 'max_seconds': max_seconds,
+                 'accuracy': accuracy, 'precision': "precision", 'recall': recall, 'delta': delta, 'label_budget': label_budget})) AS __meld_pair
              FROM __meld_l, __meld_r)
     SELECT struct_extract(__meld_left[__meld_pair.l], l_id) AS l_id,
            struct_extract(__meld_right[__meld_pair.r], r_id) AS r_id,

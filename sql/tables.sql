@@ -1,12 +1,15 @@
 -- Table functions over cells, clusters and schemas; see retrieval.sql for the names.
 CREATE OR REPLACE MACRO meld.find_errors(
-    t, columns := NULL, threshold := NULL, tier := NULL, on_error := NULL, id := 'id'
+    t, columns := NULL, threshold := NULL, tier := NULL, on_error := NULL, id := 'id',
+    max_calls := NULL, max_seconds := NULL,
+    accuracy := NULL, "precision" := NULL, recall := NULL, delta := NULL, label_budget := NULL
 ) AS TABLE
     WITH __meld_rows AS MATERIALIZED (
              SELECT list(__meld_row) AS __meld_list FROM query_table(t) AS __meld_row),
          __meld_cells AS MATERIALIZED (
              SELECT unnest(__meld_find_errors(t, __meld_list, {
-                 'columns': columns, 'threshold': threshold, 'tier': tier, 'on_error': on_error}))
+                 'columns': columns, 'threshold': threshold, 'tier': tier, 'on_error': on_error, 'max_calls': max_calls, 'max_seconds': max_seconds,
+                 'accuracy': accuracy, 'precision': "precision", 'recall': recall, 'delta': delta, 'label_budget': label_budget}))
                  AS __meld_cell
              FROM __meld_rows)
     SELECT struct_extract(__meld_list[__meld_cell."row"], id) AS id,
@@ -18,13 +21,14 @@ CREATE OR REPLACE MACRO meld.find_errors(
     FROM __meld_cells, __meld_rows;
 
 CREATE OR REPLACE MACRO meld.repairs(
-    t, columns := NULL, min_probability := NULL, tier := NULL, on_error := NULL, id := 'id'
+    t, columns := NULL, min_probability := NULL, tier := NULL, on_error := NULL, id := 'id',
+    max_calls := NULL, max_seconds := NULL
 ) AS TABLE
     WITH __meld_rows AS MATERIALIZED (
              SELECT list(__meld_row) AS __meld_list FROM query_table(t) AS __meld_row),
          __meld_cells AS MATERIALIZED (
              SELECT unnest(__meld_repairs(t, __meld_list, {
-                 'columns': columns, 'min_probability': min_probability, 'tier': tier, 'on_error': on_error}))
+                 'columns': columns, 'min_probability': min_probability, 'tier': tier, 'on_error': on_error, 'max_calls': max_calls, 'max_seconds': max_seconds}))
                  AS __meld_cell
              FROM __meld_rows)
     SELECT struct_extract(__meld_list[__meld_cell."row"], id) AS id,
@@ -37,13 +41,14 @@ CREATE OR REPLACE MACRO meld.repairs(
     FROM __meld_cells, __meld_rows;
 
 CREATE OR REPLACE MACRO meld.impute_nulls(
-    t, columns := NULL, options := NULL, min_probability := NULL, tier := NULL, on_error := NULL, id := 'id'
+    t, columns := NULL, options := NULL, min_probability := NULL, tier := NULL, on_error := NULL, id := 'id',
+    max_calls := NULL, max_seconds := NULL
 ) AS TABLE
     WITH __meld_rows AS MATERIALIZED (
              SELECT list(__meld_row) AS __meld_list FROM query_table(t) AS __meld_row),
          __meld_cells AS MATERIALIZED (
              SELECT unnest(__meld_impute_nulls(t, __meld_list, {
-                 'columns': columns, 'options': options, 'min_probability': min_probability, 'tier': tier, 'on_error': on_error}))
+                 'columns': columns, 'options': options, 'min_probability': min_probability, 'tier': tier, 'on_error': on_error, 'max_calls': max_calls, 'max_seconds': max_seconds}))
                  AS __meld_cell
              FROM __meld_rows)
     SELECT struct_extract(__meld_list[__meld_cell."row"], id) AS id,
@@ -57,14 +62,15 @@ CREATE OR REPLACE MACRO meld.impute_nulls(
 
 CREATE OR REPLACE MACRO meld.dedupe(
     t, k := 10, threshold := NULL, method := 'lexical', linkage := 'majority', tier := NULL,
-    on_error := NULL, id := 'id'
+    on_error := NULL, id := 'id',
+    max_calls := NULL, max_seconds := NULL
 ) AS TABLE
     WITH __meld_rows AS MATERIALIZED (
              SELECT list(__meld_row) AS __meld_list FROM query_table(t) AS __meld_row),
          __meld_members AS MATERIALIZED (
              SELECT unnest(__meld_dedupe(t, __meld_list, {
                  'k': k, 'method': method, 'linkage': linkage, 'threshold': threshold,
-                 'tier': tier, 'on_error': on_error})) AS __meld_member,
+                 'tier': tier, 'on_error': on_error, 'max_calls': max_calls, 'max_seconds': max_seconds})) AS __meld_member,
                  unnest(__meld_list) AS __meld_row
              FROM __meld_rows),
          -- The rows are unnested beside the answers, which are in their order: a window over the
@@ -110,7 +116,9 @@ CREATE OR REPLACE MACRO meld.__columns(name) AS TABLE
 CREATE OR REPLACE MACRO meld.match_schemas(
     l, r, k := 5, samples := 0, method := NULL, assignment := NULL, descriptions := NULL,
     candidates := NULL, rules := NULL, sources := NULL, mode := NULL, demonstrations := NULL,
-    self_indicator := NULL, keywords := NULL, threshold := NULL, tier := NULL, on_error := NULL
+    self_indicator := NULL, keywords := NULL, threshold := NULL, tier := NULL, on_error := NULL,
+    max_calls := NULL, max_seconds := NULL,
+    accuracy := NULL, "precision" := NULL, recall := NULL, delta := NULL, label_budget := NULL
 ) AS TABLE
     WITH __meld_l AS MATERIALIZED (SELECT __meld_list AS __meld_left FROM meld.__columns(l)),
          __meld_r AS MATERIALIZED (SELECT __meld_list AS __meld_right FROM meld.__columns(r)),
@@ -120,7 +128,8 @@ CREATE OR REPLACE MACRO meld.match_schemas(
                  'descriptions': descriptions, 'candidates': candidates, 'rules': rules,
                  'sources': sources, 'mode': mode, 'demonstrations': demonstrations,
                  'self_indicator': self_indicator, 'keywords': keywords,
-                 'threshold': threshold, 'tier': tier, 'on_error': on_error})) AS __meld_pair
+                 'threshold': threshold, 'tier': tier, 'on_error': on_error, 'max_calls': max_calls, 'max_seconds': max_seconds,
+                 'accuracy': accuracy, 'precision': "precision", 'recall': recall, 'delta': delta, 'label_budget': label_budget})) AS __meld_pair
              FROM __meld_l, __meld_r)
     SELECT unnest(__meld_pair) FROM __meld_pairs;
 

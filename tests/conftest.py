@@ -9,7 +9,7 @@ import pytest
 
 import meld_duckdb
 from meld_duckdb.planner import loaded
-from tests.scripted import HashingEncoder, ScriptedBackend
+from tests.scripted import HashingEncoder, ScriptedBackend, counted
 
 hypothesis.settings.register_profile("meld", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("meld")
@@ -26,13 +26,18 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
         monkeypatch.delenv(name)
     monkeypatch.setenv("MELD_WORKSPACE", str(tmp_path / "workspace"))
     monkeypatch.setenv("MELD_PROGRESS", "false")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
 
 
 @pytest.fixture
 def backend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ScriptedBackend:
     """A scripted language model and encoder in the place of the real ones."""
     scripted = ScriptedBackend()
-    kind = loaded.BackendKind(lambda *given: "scripted", lambda *given: scripted)
+    kind = loaded.BackendKind(
+        lambda *given: "scripted",
+        lambda *given: scripted,
+        open_counting=lambda *given: ScriptedBackend(counted),
+    )
     monkeypatch.setitem(loaded.BACKENDS, "transformers", kind)
     monkeypatch.setattr(loaded.models, "locate", lambda *arguments: tmp_path)
     monkeypatch.setattr(loaded.models, "model_digest", lambda path: "scripted")

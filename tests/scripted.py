@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from meld_duckdb.engine.adapters import Adapter
+from meld_duckdb.engine.counting import COUNTED
 from meld_duckdb.tasks.base import Completion, Prompt
 
 Script = Callable[[Prompt], Completion]
@@ -19,6 +20,11 @@ def first_choice(prompt: Prompt) -> Completion:
     rest = 0.2 / max(len(prompt.choices) - 1, 1)
     shares = (0.8, *([rest] * (len(prompt.choices) - 1)))
     return Completion(prompt.choices[0], shares, 0.8, prompt_tokens=10)
+
+
+def counted(prompt: Prompt) -> Completion:
+    """Count ten tokens, as `first_choice` says, and answer nothing."""
+    return Completion(None, prompt_tokens=10, error=COUNTED)
 
 
 class ScriptedBackend:

@@ -39,6 +39,9 @@ class SqlFunction:
         volatile: True for functions that write or read state; they are never folded or shared.
         reads: True for functions that read the user's own database; see `reading`.
         local: True for functions about the process that calls them: no engine is asked.
+        stores: True for functions that change what the workspace knows; the setting ``learn``
+            shuts them off.
+        runs: True for functions that run a statement on the user's database; see `estimate.run`.
     """
 
     name: str
@@ -52,6 +55,8 @@ class SqlFunction:
     volatile: bool = False
     reads: bool = False
     local: bool = False
+    stores: bool = False
+    runs: bool = False
 
 
 def detail_type(fields: tuple[str, ...], returns: str) -> str:

@@ -26,6 +26,7 @@ FUNCTIONS = (
         arguments="task, query, answer",
         doc="Store a labelled answer; the next query uses it.",
         volatile=True,
+        stores=True,
     ),
     SqlFunction(
         name="__meld_index",
@@ -37,6 +38,7 @@ FUNCTIONS = (
         arguments="name, rows, options",
         doc="Behind FROM meld.index.",
         volatile=True,
+        stores=True,
     ),
     SqlFunction(
         name="__meld_block",

@@ -77,6 +77,13 @@ EXAMPLES: dict[str, str] = {
     "meld_learn": (
         f"SELECT meld_learn('match', {{'a': s, 'b': o}}, s.id = 1 AND o.id = 'a') {_PAIR};"
     ),
+    "meld_explain": (
+        f"SELECT meld_explain('match', {{'a': s, 'b': o}}).reason {_PAIR} WHERE s.id = 1 LIMIT 1;"
+    ),
+    "meld.explain": (
+        "SELECT meld.explain('impute', {'row': p, 'column': 'city'}, options := {'tier': 't0'})"
+        ".steps FROM people AS p WHERE city IS NULL;"
+    ),
     "meld_version": "SELECT meld_version();",
     "meld.index": "FROM meld.index('people');",
     "meld.block": "FROM meld.block('shop', 'offers', k := 1);",
@@ -87,6 +94,15 @@ EXAMPLES: dict[str, str] = {
     "meld.impute_nulls": "FROM meld.impute_nulls('people', columns := ['city']);",
     "meld.match_schemas": "FROM meld.match_schemas('shop', 'offers', k := 1, samples := 5);",
     "meld.label_next": "FROM meld.label_next('repair', 'people', n := 3);",
+    "meld.estimate": (
+        'SELECT "function", engine_prompts, exact FROM meld.estimate('
+        "'SELECT meld_match(s, o, {''tier'': ''t2''}) FROM shop s, offers o') WHERE rows > 0;"
+    ),
+    "meld.certify": (
+        'SELECT goal, certified, bound, "rows", sample, escalated, oracle '
+        "FROM meld.certify('match', 'shop', 'offers', accuracy := 0.6);"
+    ),
+    "meld.certificates": "FROM meld.certificates();",
     "meld.stats": "FROM meld.stats();",
     "meld.experts": "SELECT expert, tier, task, used, reason FROM meld.experts()",
     "meld.errors": "FROM meld.errors();",

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from meld_duckdb.train.schedule import duration
+from meld_duckdb.progress import duration
+from meld_duckdb.screen import visible
 
 if TYPE_CHECKING:
     from meld_duckdb.planner.indexing import Indexed
@@ -136,7 +137,8 @@ class Progress:
 
 def say_over(text: str, ends: bool) -> None:
     """Write a line to standard error, on a terminal over the one before."""
-    click.echo(f"\r{text}\x1b[K" if sys.stderr.isatty() and text else text, nl=ends, err=True)
+    line = visible(text)
+    click.echo(f"\r{line}\x1b[K" if sys.stderr.isatty() and line else line, nl=ends, err=True)
 
 
 def as_text(done: Indexed) -> str:

@@ -13,10 +13,14 @@ import click
 import meld_duckdb
 from meld_duckdb import interrupt
 from meld_duckdb.cli.engine import engine
+from meld_duckdb.cli.estimate import estimate
 from meld_duckdb.cli.evaluate import evaluate
+from meld_duckdb.cli.explain import explain
 from meld_duckdb.cli.index import index
 from meld_duckdb.cli.kb import kb
 from meld_duckdb.cli.kcmf import kcmf_group
+from meld_duckdb.cli.report import report
+from meld_duckdb.cli.serve import run_duckdb_shell, serve
 from meld_duckdb.cli.train import train
 from meld_duckdb.cli.workspace import workspace_group
 from meld_duckdb.errors import MeldError
@@ -83,8 +87,13 @@ def sql(
 @cli.command()
 @_DATABASE
 @_WORKSPACE
-def shell(database: str, workspace: Path | None) -> None:
+@click.option(
+    "--duckdb", "original", is_flag=True, help="Use DuckDB's own shell, with the database as m."
+)
+def shell(database: str, workspace: Path | None, original: bool) -> None:
     """Start an interactive SQL shell; reads statements from standard input if that is piped."""
+    if original:
+        run_duckdb_shell(database, workspace)
     from meld_duckdb.cli.run import open_database
     from meld_duckdb.cli.shell import run_shell
 
@@ -133,7 +142,7 @@ def models_pull(names: tuple[str, ...], wheel: Path | None, quiet: bool) -> None
 
 @cli.group()
 def config() -> None:
-    """Show settings."""
+    """Show settings, and trust those of a workspace."""
 
 
 @config.command("show")
@@ -144,6 +153,21 @@ def config_show(workspace: Path | None) -> None:
 
     _, origins = resolve({"workspace": workspace})
     print_table(("key", "value", "source"), [(o.key, str(o.value), o.source) for o in origins])
+
+
+@config.command("trust")
+@_WORKSPACE
+def config_trust(workspace: Path | None) -> None:
+    """Let meld.toml of a workspace, as it is now, say where data and secrets go."""
+    from meld_duckdb.settings import find_workspace, trust_toml
+
+    found = find_workspace(workspace)
+    settings = trust_toml(found)
+    click.echo(f"{found / 'meld.toml'} is trusted as it is now")
+    for setting in settings:
+        click.echo(f"  {setting}")
+    if not settings:
+        click.echo("  nothing in it needs trust")
 
 
 @cli.command()
@@ -157,12 +181,16 @@ def doctor(workspace: Path | None) -> None:
 
 
 cli.add_command(evaluate)
+cli.add_command(estimate)
 cli.add_command(train)
 cli.add_command(index)
 cli.add_command(kb)
 cli.add_command(workspace_group)
 cli.add_command(kcmf_group)
 cli.add_command(engine)
+cli.add_command(explain)
+cli.add_command(report)
+cli.add_command(serve)
 
 
 def _leave_interrupted() -> NoReturn:
@@ -170,7 +198,7 @@ def _leave_interrupted() -> NoReturn:
 
     Finished answers are on disk; tearing the interpreter down under that thread would crash.
     """
-    click.echo("interrupted; finished answers are kept", err=True)
+    click.echo(interrupt.STOPPED, err=True)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(130)

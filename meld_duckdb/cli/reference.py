@@ -37,11 +37,19 @@ out have the defaults below.
 """
 _OPTIONS = {
     "threshold": "binary functions answer true from this probability on; calibrated if left out",
+    "accuracy": "least share of answers as the oracle's, by a certificate (guide: Guarantees)",
+    "precision": "likewise of right ones among those answered true",
+    "recall": "likewise of those that should be true and are",
+    "delta": "how likely a guarantee may fail; 0.05",
+    "label_budget": "rows that may be asked about for a guarantee; any number if left out",
     "min_probability": "no answer below this probability (`repair`: the value stays); "
     "calibrated if left out",
     "options": "LIST of the only values that may be answered; it may differ from row to row",
     "k": "how many options the ranking holds; 5",
     "on_error": "`'null'` (default): a row without an answer is NULL, counted; `'fail'`: an error",
+    "max_calls": "prompts that the language model is asked in a statement; rows beyond are NULL "
+    "with `over_budget`, and finished answers are kept; if left out the setting, 0 for any number",
+    "max_seconds": "likewise, seconds inside the functions of a statement",
     "rules": "name of a set of rules, see `meld kcmf rules`; `'default'`; `'none'` for the bare "
     "question",
     "sources": "LIST of knowledge sources, one vote each: `'none'`, `'dak'` (the schemas), `'eak'` "

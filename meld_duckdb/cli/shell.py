@@ -51,10 +51,10 @@ def _run(connection: duckdb.DuckDBPyConnection, text: str) -> None:
     try:
         run_statements(connection, text)
     except KeyboardInterrupt:
-        click.echo("interrupted; finished answers are kept", err=True)
+        click.echo(interrupt.STOPPED, err=True)
     except Exception as error:  # noqa: BLE001  (a shell shows every error and goes on)
-        stopped = "interrupted; finished answers are kept"
-        click.echo(stopped if interrupt.is_set() else f"error: {one_line(error)}", err=True)
+        stopped = interrupt.is_set()
+        click.echo(interrupt.STOPPED if stopped else f"error: {one_line(error)}", err=True)
 
 
 def completions(connection: duckdb.DuckDBPyConnection) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import click
 
-from meld_duckdb.train.schedule import duration
+from meld_duckdb.progress import duration
 
 
 class Progress:

@@ -62,17 +62,19 @@ def rollback(version: int, workspace: Path | None) -> None:
 )
 @_WORKSPACE
 def rebuild(vectors: bool, workspace: Path | None) -> None:
-    """Make the catalogue of tables and labels anew from the index, after it was damaged."""
-    from meld_duckdb.errors import ArtefactCorrupt
-    from meld_duckdb.workspace import open_workspace, set_aside
+    """Make the catalogue of tables and labels anew from what can be read of a damaged index."""
+    from meld_duckdb.retrieval.catalogue import is_whole
+    from meld_duckdb.workspace import Workspace, mend_manifest, set_aside
 
     dimension = _dimension() if vectors else None
-    try:
-        ledger = _ledger(workspace)
-    except ArtefactCorrupt:
-        path = open_workspace(resolve({"workspace": workspace})[0].workspace).catalogue_path
-        click.echo(f"the damaged catalogue is kept as {set_aside(path)}", err=True)
-        ledger = _ledger(workspace)
+    place = Workspace(resolve({"workspace": workspace})[0].workspace.absolute())
+    aside = mend_manifest(place)
+    if aside is not None:
+        click.echo(f"the damaged manifest is kept as {aside}; meld train trains anew", err=True)
+    if not is_whole(place.catalogue_path):
+        aside = set_aside(place.catalogue_path)
+        click.echo(f"the damaged catalogue is kept as {aside}", err=True)
+    ledger = _ledger(workspace)
     for line in ledger.rebuild():
         click.echo(line, err=True)
     if dimension is not None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from meld_duckdb import interrupt
+from meld_duckdb import interrupt, progress
 from meld_duckdb.daemon.protocol import Message
 from meld_duckdb.daemon.queue import FairQueue, QueueSize
 from meld_duckdb.errors import EngineError, EngineTimeout, EngineUnavailable, MeldError
@@ -40,6 +40,7 @@ class Call:
         stop: Set once nobody waits for the result any more.
         said: Messages, and in the end the result.
         taken: Whether a worker has it.
+        meter: How far it is.
     """
 
     client: str
@@ -50,6 +51,7 @@ class Call:
     stop: threading.Event = field(default_factory=threading.Event)
     said: queue.SimpleQueue[Message | pa.Array] = field(default_factory=queue.SimpleQueue)
     taken: bool = False
+    meter: progress.Meter = field(default_factory=progress.Meter)
     began: float = field(default_factory=time.monotonic)
 
     def check_time(self) -> None:
@@ -186,7 +188,7 @@ class Workers:
     def _run(self, call: Call) -> pa.Array | Message:
         token = _CURRENT.set(call)
         try:
-            with interrupt.heeding(call.stop):
+            with interrupt.heeding(call.stop), progress.metering(call.meter):
                 result = self._answer(call)
             with self._lock:
                 self.n_rows += len(result)

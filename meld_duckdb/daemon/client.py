@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import flight
 
-from meld_duckdb import interrupt
+from meld_duckdb import interrupt, progress
 from meld_duckdb.daemon import places, protocol
 from meld_duckdb.daemon.forks import keep_in_forks
 from meld_duckdb.daemon.options import is_loopback
@@ -161,6 +161,8 @@ class EngineClient:
             raise (EngineLost if lost else EngineDeclined)(error.what, hint=error.hint)
         if error is not None:
             raise error
+        if message.progress is not None:
+            progress.received(message.progress)
         if message.notice is not None:
             self._notice(message.notice)
 

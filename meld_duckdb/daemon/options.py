@@ -8,6 +8,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from meld_duckdb import safe_json
 from meld_duckdb.daemon.places import Places, places_of
 from meld_duckdb.errors import ConfigError
 from meld_duckdb.settings import Settings
@@ -61,9 +62,16 @@ class Listening:
 
 
 def last_options(settings: Settings) -> Options:
-    """How the engine of a workspace was started last; the defaults if it never was."""
+    """How the engine of a workspace was started last; the defaults if it never was.
+
+    What a workspace from elsewhere brings along does not count: an engine that listens where, and
+    for whom, others have said.
+    """
+    where = places_of(settings)
     try:
-        found = json.loads(places_of(settings).options.read_text("utf-8"))
+        found = safe_json.read(where.options)
+        if found["folder"] != _identity(where):
+            return Options()
         token, certificate, key = (None if found[k] is None else Path(found[k]) for k in _FILES)
         idle_timeout_s, tcp = float(found["idle_timeout_s"]), str(found["tcp"])
         return Options(idle_timeout_s, tcp, token, certificate, key)
@@ -74,8 +82,18 @@ def last_options(settings: Settings) -> Options:
 def keep_options(where: Places, options: Options) -> None:
     """Note how the engine of a workspace was started."""
     files = {k: None if (v := getattr(options, k)) is None else str(v.absolute()) for k in _FILES}
-    kept = {"idle_timeout_s": options.idle_timeout_s, "tcp": options.tcp, **files}
+    kept = {
+        "idle_timeout_s": options.idle_timeout_s,
+        "tcp": options.tcp,
+        **files,
+        "folder": _identity(where),
+    }
     write_atomic(where.options, json.dumps(kept))
+
+
+def _identity(where: Places) -> int:
+    """What tells the directory of an engine from a copy of it."""
+    return where.folder.stat().st_ino
 
 
 def check_listening(options: Options) -> Listening | None:
@@ -105,10 +123,19 @@ def check_listening(options: Options) -> Listening | None:
     return Listening(f"{scheme}://{options.tcp}", _read_token(options.token_file), tls)
 
 
-def _read_token(path: Path) -> str:
-    token = _read(path).decode("utf-8", "replace").strip()
+def check_private(path: Path) -> None:
+    """Refuse a file with a secret that other users can read or write.
+
+    Raises:
+        ConfigError: They can.
+    """
     if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise ConfigError(f"the token file {path} is open to other users", hint=f"chmod 600 {path}")
+
+
+def _read_token(path: Path) -> str:
+    token = _read(path).decode("utf-8", "replace").strip()
+    check_private(path)
     if len(token) < 16 or not token.isascii() or not token.isprintable():
         raise ConfigError(
             f"the token in {path} is no line of at least 16 ASCII characters",

@@ -15,6 +15,7 @@ import stat
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from meld_duckdb import safe_json
 from meld_duckdb.errors import ConfigError, EngineUnavailable
 from meld_duckdb.settings import Settings, runtime_dir
 from meld_duckdb.workspace import write_atomic
@@ -154,7 +155,7 @@ def read_pointer(places: Places) -> Pointer | None:
                 f"{places.pointer} could have been written by another user, and is not used",
                 hint=f"remove it, then: {_START}",
             )
-        fields = json.loads(places.pointer.read_text("utf-8"))
+        fields = safe_json.read(places.pointer)
         return Pointer(
             int(fields["pid"]),
             str(fields["socket"]),

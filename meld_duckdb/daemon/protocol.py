@@ -92,12 +92,14 @@ class Message:
         error: Why the call failed.
         declined: With an error: the engine did not answer the call, another process may.
         unknown_client: The engine does not know the client: it has to greet (again).
+        progress: How far the call is; see `progress.Meter.state`.
     """
 
     notice: str | None = None
     error: MeldError | None = None
     declined: bool = False
     unknown_client: bool = False
+    progress: Mapping[str, object] | None = None
 
 
 def encode(thing: Header | Hello | Welcome) -> bytes:
@@ -138,6 +140,7 @@ def encode_message(message: Message) -> bytes:
             "error": error and {k: _shortened(v, most) for k, v in error.items()},
             "declined": message.declined,
             "unknown_client": message.unknown_client,
+            "progress": message.progress,
         }
         data = json.dumps({k: v for k, v in found.items() if v}).encode("utf-8")
         if len(data) <= _MOST_TEXT:
@@ -152,12 +155,13 @@ def decode_message(data: bytes) -> Message:
         EngineRejected: It is no JSON object.
     """
     found = _object(data, "Message")
-    error, notice = found.get("error"), found.get("notice")
+    error, notice, progress = found.get("error"), found.get("notice"), found.get("progress")
     return Message(
         notice if isinstance(notice, str) else None,
         error_from(error) if isinstance(error, dict) else None,
         found.get("declined") is True,
         found.get("unknown_client") is True,
+        progress if isinstance(progress, dict) else None,
     )
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
-import sys
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from meld_duckdb import progress
 from meld_duckdb.daemon import places
 from meld_duckdb.daemon.forks import may_use_flight
 from meld_duckdb.daemon.sent import anchored
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 
     from meld_duckdb.daemon.client import EngineClient
 
-_LOG = logging.getLogger(__name__)
 
 Mark = tuple[int, ...] | str
 """Tells one engine from the next one."""
@@ -85,6 +83,10 @@ class Remote:
                 self._go_on_without(error)
             return None
         return None
+
+    def is_there(self) -> bool:
+        """Tell whether an engine would be asked."""
+        return self._settings.engine != "local" and self._mark() is not None
 
     def _is_absent(self) -> bool:
         """Tell, before anything is imported, that there is no engine and none is required."""
@@ -159,9 +161,9 @@ class Remote:
         return (found.st_ino, found.st_mtime_ns)
 
     def _notice(self, text: str) -> None:
-        _LOG.info("%s", text)
+        progress.NOTICES.info("%s", text)
         if self._settings.progress:
-            sys.stderr.write(f"meld: {text}\n")
+            progress.say(text)
 
 
 _FORKED = "forked"

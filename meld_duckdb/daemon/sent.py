@@ -9,7 +9,7 @@ from pathlib import Path
 from meld_duckdb.models import REGISTRY
 from meld_duckdb.settings import AnswerSettings, Settings
 
-OWN = ("on_error", "cache", "max_pairs", "remote", "remote_contact")
+OWN = ("on_error", "cache", "max_calls", "max_seconds", "max_pairs", "remote", "remote_contact")
 """Settings, besides those that can change an answer, that every client has its own of."""
 
 COMMON = (
@@ -34,6 +34,7 @@ NOT_SENT = {
     "model_dir": "models are told apart by name, and those of the engine are where it runs",
     "engine_batch": "how much memory a batch takes is the engine's affair; no answer depends on it",
     "progress": "the client itself shows or drops what the engine says",
+    "learn": "the client itself refuses",
     "engine": "it says whether an engine is asked at all",
     "engine_timeout_s": "every call names it",
     "engine_most_mb": "the engine protects itself; the client learns it from the welcome",

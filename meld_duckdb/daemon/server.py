@@ -11,7 +11,7 @@ import resource
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,8 @@ _POLL_S = 0.05
 _QUEUED_NOTICE_S = 3.0
 _HEARTBEAT_S = 15.0
 """Seconds of silence after which an exchange says that the engine is there."""
+_PROGRESS_S = 0.5
+"""How often it says how far the call is."""
 
 
 class Gone(Exception):
@@ -67,6 +69,7 @@ class Engine:
     workers: Workers
     welcome: Welcome
     room: Room
+    began: float = field(default_factory=time.monotonic)
 
     def status(self) -> dict[str, Any]:
         """Health and metrics."""
@@ -75,7 +78,7 @@ class Engine:
         merging = models.merging()
         return {
             **asdict(self.welcome),
-            "uptime_s": round(time.time() - self.welcome.started, 1),
+            "uptime_s": round(time.monotonic() - self.began, 1),
             "idle_s": round(workers.idle_s(), 1),
             "clients": len(self.clients),
             "waiting": size.waiting,
@@ -291,7 +294,8 @@ class _Pulse:
         self._say = say
         self._workers = workers
         self._told = False
-        self._heard = time.monotonic()
+        self._heard = self._shown = time.monotonic()
+        self._state = call.meter.state()
 
     def say(self, message: Message) -> None:
         """Say something to the client."""
@@ -316,6 +320,11 @@ class _Pulse:
             self.say(Message(notice=line))
         elif now - self._heard > _HEARTBEAT_S:
             self.say(Message())
+        elif now - self._shown > _PROGRESS_S:
+            self._shown = now
+            if (state := self._call.meter.state()) != self._state:
+                self._state = state
+                self.say(Message(progress=state))
 
 
 def _broken(what: str, error: Exception) -> EngineError:

@@ -27,7 +27,9 @@ from meld_duckdb.planner.session import Session
 from meld_duckdb.retrieval.encoder import Encoder
 from meld_duckdb.retrieval.static import StaticEmbedding
 from meld_duckdb.service import LocalService
-from meld_duckdb.settings import REMOTE_SERVICES, Settings, resolve
+from meld_duckdb.setting_checks import REMOTE_SERVICES
+from meld_duckdb.settings import Settings, resolve
+from meld_duckdb.trust import GUARDED
 from meld_duckdb.udfs import SqlFunction
 from meld_duckdb.workspace import Workspace, adopted_adapter, is_workspace
 
@@ -120,7 +122,7 @@ class Sessions:
 
         To make one may have to wait for a process that indexes: only those wait who want it.
         """
-        key = replace(wanted, on_error="null")
+        key = replace(wanted, on_error="null", max_calls=0, max_seconds=0)
         with self._lock:
             adapter = self._adopted()
             if adapter != self._adapter:
@@ -274,6 +276,7 @@ class Clients:
             if call.statement != client.statement:
                 client.statement = call.statement
                 client.handlers.service.stats.begin_statement()
+        call.meter.whole = function.task is None
         result: pa.Array = getattr(client.handlers, function.handler)(function, call.columns)
         return result
 
@@ -353,7 +356,8 @@ def client_settings(own: Settings, given: Mapping[str, Any]) -> Settings:
                 hint="start the engine with the same settings: meld engine restart",
             )
     values = {name: value for name, value in given.items() if name in free}
-    parsed, _ = resolve({**values, "workspace": own.workspace}, {})
+    guarded = {name: getattr(own, name) for name in GUARDED}  # the engine's own, checked before
+    parsed, _ = resolve({**guarded, **values}, {})
     answer = replace(own.answer, **{n: getattr(parsed.answer, n) for n in values if n not in OWN})
     outer = {name: getattr(parsed, name) for name in values if name in OWN}
     return replace(own, **outer, answer=answer)

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from meld_duckdb import safe_json
 from meld_duckdb.errors import ArtefactCorrupt, ArtefactIncompatible, ArtefactMissing
 from meld_duckdb.models import model_digest, sha256
 from meld_duckdb.records import digest
@@ -48,6 +49,13 @@ _EXPECTED: Mapping[str, tuple[Any, ...]] = {
     "target_parameters": (None, []),
     "trainable_token_indices": (None,),
     "alora_invocation_tokens": (None,),
+    # What PEFT imports a module for, or reads a pickle from.
+    "megatron_config": (None,),
+    "corda_config": (None,),
+    "eva_config": (None,),
+    "lora_ga_config": (None,),
+    "loftq_config": (None, {}),
+    "init_lora_weights": (True, False, "gaussian"),
 }
 """What a configuration may say for its delta to be ``scale * B @ A`` on linear layers."""
 
@@ -124,7 +132,7 @@ def _file_digest(file: Path) -> str:
     of the file system's clock.
     """
     stat = file.stat()
-    if time.time_ns() - stat.st_mtime_ns < _SETTLED_NS:
+    if abs(time.time_ns() - stat.st_mtime_ns) < _SETTLED_NS:
         return sha256(file)
     return _kept_digest(file, (stat.st_ino, stat.st_size, stat.st_mtime_ns))
 
@@ -160,6 +168,20 @@ def check_kind(path: Path, config: Mapping[str, Any]) -> None:
             )
 
 
+def check_loadable(path: Path) -> None:
+    """Refuse an adapter that PEFT would not load as plain numbers.
+
+    Raises:
+        ArtefactMissing: It has no configuration, or no safetensors, for which PEFT would take a
+            pickle.
+        ArtefactCorrupt: Its configuration is no JSON object.
+        ArtefactIncompatible: It is more than a LoRA on linear layers.
+    """
+    check_kind(path, read_config(path))
+    if not (path / WEIGHTS).is_file():
+        raise ArtefactMissing(f"{path / WEIGHTS} is not there", hint=AGAIN)
+
+
 def read_card(path: Path) -> dict[str, Any]:
     """Read the card of an adapter; an adapter from elsewhere has none, which gives ``{}``.
 
@@ -171,7 +193,7 @@ def read_card(path: Path) -> dict[str, Any]:
 
 def _read_object(file: Path) -> dict[str, Any]:
     try:
-        found = json.loads(file.read_bytes())
+        found = safe_json.read(file)
     except OSError as error:
         raise ArtefactMissing(
             f"{file} cannot be read: {error.strerror or error}", hint=AGAIN

@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from meld_duckdb import interrupt
-from meld_duckdb.engine.adapters import quiet_peft
-from meld_duckdb.engine.transformers import quiet_loading
+from meld_duckdb.engine.adapters import check_loadable, quiet_peft
+from meld_duckdb.engine.transformers import quiet_loading, safely
 from meld_duckdb.errors import ArtefactCorrupt, ArtefactMissing, EngineUnavailable
 from meld_duckdb.models import model_digest
 from meld_duckdb.records import digest
@@ -155,11 +155,12 @@ def load_encoder(model_path: Path) -> tuple[Any, Any]:
 
     try:
         with quiet_loading(transformers):
+            # What spells out a control token, such as [SEP], is data like any other text.
             tokenizer = transformers.AutoTokenizer.from_pretrained(
-                model_path, local_files_only=True
+                model_path, split_special_tokens=True, **safely(model_path)
             )
             encoder = transformers.AutoModel.from_pretrained(
-                model_path, local_files_only=True, use_safetensors=True, dtype=torch.float32
+                model_path, use_safetensors=True, dtype=torch.float32, **safely(model_path)
             )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ArtefactCorrupt(f"{model_path} cannot be loaded as an encoder: {error}") from error
@@ -177,6 +178,7 @@ def adapted(encoder: Any, adapter_dir: Path, *, trainable: bool) -> Any:
     import peft
     from safetensors import SafetensorError
 
+    check_loadable(adapter_dir)
     try:
         with quiet_peft():
             return peft.PeftModel.from_pretrained(

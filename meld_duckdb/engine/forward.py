@@ -4,6 +4,8 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from meld_duckdb import interrupt
+
 _CACHE_NAMES = ("cache", "past_key_values")  # the first since transformers 5.24
 _KEEP_NAMES = ("logits_to_keep", "num_logits_to_keep")  # the first since transformers 4.48
 
@@ -60,6 +62,18 @@ class Forward:
             size = (n_rows, -1, -1, -1)
             cache.update(keys.expand(size), values.expand(size), number)
         return cache
+
+
+def look_between_layers(model: Any) -> None:
+    """Have a model look for an interruption before each of its layers: a batch takes seconds."""
+    for module in model.modules():
+        if type(module).__name__ == "ModuleList":
+            for layer in module:
+                layer.register_forward_pre_hook(_look)
+
+
+def _look(layer: Any, arguments: Any) -> None:
+    interrupt.check()
 
 
 def _first_of(names: Sequence[str], accepted: Any) -> str | None:

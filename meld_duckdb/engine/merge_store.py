@@ -55,7 +55,8 @@ class MergeStore:
                 adapter = _kept(place)
                 if adapter is None:
                     adapter = self._make(place, parts, rank)
-                now = time.time_ns()
+                used = [p.stat().st_mtime_ns for p in self._folder.iterdir() if p.is_dir()]
+                now = max(time.time_ns(), *(at + 1 for at in used))  # the clock may be set back
                 os.utime(place, ns=(now, now))
                 self._tidy(place)
         except OSError as error:

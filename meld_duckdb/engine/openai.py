@@ -251,8 +251,9 @@ class OpenAIBackend:
         _, tokens, logprobs = ways.read_listed(reply, self._wire.url)
         given = ways.token_ids(tokens)
         if given is not None:
+            given = given[: job.prompt.max_tokens + 1]
             return generated(job, self._renderer, given, logprobs, stops)
-        text = str(reply["choices"][0].get("text") or "").strip()
+        text = ways.bounded(str(reply["choices"][0].get("text") or ""), job)
         return replace(generated(job, self._renderer, (), logprobs, stops), text=text)
 
     async def _chat(self, model: str, job: Job) -> Completion:
@@ -269,7 +270,7 @@ class OpenAIBackend:
         if job.prompt.choices:
             return replace(ways.choose_chat(job, listed), prompt_tokens=n_tokens)
         mean = math.exp(sum(logprobs) / len(logprobs)) if logprobs else None
-        return Completion(text.strip(), probability=mean, prompt_tokens=n_tokens)
+        return Completion(ways.bounded(text, job), probability=mean, prompt_tokens=n_tokens)
 
     def _count(self, reply: Any) -> int:
         """Add up the tokens of a reply; gives those of the prompt, 0 where they are not told."""

@@ -21,6 +21,9 @@ from meld_duckdb.tasks.base import Completion
 MOST_LISTED = 20
 """Likeliest tokens whose log-probabilities are asked for."""
 
+_MOST_TOKEN_CHARS = 32
+"""Characters that a token of words has at most, in the tokenizers of today."""
+
 _ID = "token_id:"
 _MARKER = re.compile(r"<(?=[|/a-zA-Z])|\[(?=/?[A-Z]{2,}\])")
 
@@ -99,6 +102,11 @@ def read_chat(reply: Any, url: str) -> tuple[str, list[tuple[str, float]], list[
         return text, listed, [float(entry["logprob"]) for entry in tokens]
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise _malformed(url, error) from error
+
+
+def bounded(text: str, job: Job) -> str:
+    """Cut a text to as many characters as its tokens can have: a server may say what it likes."""
+    return text.strip()[: job.prompt.max_tokens * _MOST_TOKEN_CHARS]
 
 
 def token_ids(tokens: Sequence[str]) -> list[int] | None:

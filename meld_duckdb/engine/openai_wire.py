@@ -18,6 +18,7 @@ from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from meld_duckdb import safe_json
 from meld_duckdb.errors import EngineError, EngineTimeout, EngineUnavailable
 
 if TYPE_CHECKING:
@@ -174,9 +175,10 @@ class Wire:
                 hint="set openai_url to where it really is",
             )
         if reply.is_error:
-            raise Refused(reply.status_code, _message(reply))
+            raise Refused(reply.status_code, _message(reply, self._key))
         try:
-            return reply.json() if reply.content.lstrip()[:1] in (b"{", b"[") else None
+            is_json = reply.content.lstrip()[:1] in (b"{", b"[")
+            return safe_json.loads(reply.content) if is_json else None
         except ValueError as error:
             raise EngineError(
                 f"the server {self.url} answered with damaged JSON: {error}",
@@ -206,14 +208,16 @@ def is_loopback(url: str) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
-def _message(reply: httpx.Response) -> str:
-    """What a refusal says, in one short line."""
+def _message(reply: httpx.Response, key: str | None) -> str:
+    """What a refusal says, in one short line, without the key that some servers repeat."""
     said: Any = reply.text
     try:
-        said = reply.json()
+        said = safe_json.loads(reply.content)
         for name in ("error", "message", "detail"):
             said = said.get(name, said) if isinstance(said, dict) else said
     except ValueError:
         pass
     line = " ".join(str(said).split())
+    if key:
+        line = line.replace(key, "(the key)")
     return line[:_SHOWN] + ("..." if len(line) > _SHOWN else "")

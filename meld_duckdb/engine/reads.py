@@ -10,12 +10,12 @@ adapters (vllm#16668, vllm#29955).
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from meld_duckdb import safe_json
 from meld_duckdb.engine.kv import Job, Tokens
 from meld_duckdb.engine.rendering import Renderer
 from meld_duckdb.tasks.base import Completion, Prompt
@@ -127,7 +127,7 @@ def configured_stops(path: Path) -> frozenset[int]:
     """Tokens that end an answer by the model's own configuration."""
     for name in ("generation_config.json", "config.json"):
         with contextlib.suppress(OSError, ValueError):
-            stops = json.loads((path / name).read_bytes()).get("eos_token_id")
+            stops = safe_json.read(path / name).get("eos_token_id")
             if stops is not None:
                 return frozenset(stops if isinstance(stops, list) else [stops])
     return frozenset()

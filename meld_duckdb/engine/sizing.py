@@ -5,12 +5,12 @@ weights + adapters + keys and values of one prompt + working space  <=  what may
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from meld_duckdb import safe_json
 from meld_duckdb.errors import ArtefactCorrupt, ArtefactMissing, EngineUnavailable
 
 WORKING_BYTES = 1 << 30
@@ -157,7 +157,7 @@ def _what_would_fit(need: Need, device: Device, tokens: int, answer_tokens: int)
 def _read_config(path: Path) -> dict[str, Any]:
     file = path / "config.json"
     try:
-        found = json.loads(file.read_bytes())
+        found = safe_json.read(file)
     except OSError as error:
         raise ArtefactMissing(f"{file} cannot be read: {error.strerror or error}") from error
     except ValueError as error:

@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from meld_duckdb import interrupt, safe_json
 from meld_duckdb.engine.adapter_slots import AdapterSlots
-from meld_duckdb.engine.adapters import Adapter
+from meld_duckdb.engine.adapters import CONFIG, Adapter
+from meld_duckdb.engine.backend import is_out_of_memory
 from meld_duckdb.engine.decoding import Decoder
-from meld_duckdb.engine.forward import Forward
+from meld_duckdb.engine.forward import Forward, look_between_layers
 from meld_duckdb.engine.kv import Job, PrefixCache, group_by_prefix
 from meld_duckdb.engine.reads import prepare_jobs
 from meld_duckdb.engine.rendering import Renderer
@@ -82,6 +84,7 @@ class TransformersBackend:
         device = pick_device(torch, device)
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
         model, tokenizer = load_model(transformers, model_path, device, dtype)
+        look_between_layers(model)
         self._torch = torch
         self._renderer = Renderer(tokenizer)
         self._prefixes = PrefixCache(_PREFIX_BYTES)
@@ -164,13 +167,16 @@ class TransformersBackend:
                 yield run, by_length[start : start + self._batch_size]
 
     def _halving(self, run: _Run, batch: list[Job]) -> list[Completion]:
-        """Run a batch; when a GPU's memory does not suffice, run its halves."""
+        """Run a batch; when the memory does not suffice, run its halves."""
         try:
             return run(batch)
-        except self._torch.cuda.OutOfMemoryError:
+        except (RuntimeError, MemoryError) as error:
+            is_scarce = isinstance(error, self._torch.cuda.OutOfMemoryError)
+            if not is_scarce and not is_out_of_memory(error):
+                raise
             if len(batch) == 1:
-                error = f"out_of_memory: {batch[0].n_tokens} tokens do not fit on the device"
-                return [Completion(None, prompt_tokens=batch[0].n_tokens, error=error)]
+                said = f"out_of_memory: {batch[0].n_tokens} tokens do not fit on the device"
+                return [Completion(None, prompt_tokens=batch[0].n_tokens, error=said)]
         middle = len(batch) // 2
         return self._halving(run, batch[:middle]) + self._halving(run, batch[middle:])
 
@@ -181,6 +187,7 @@ def libraries() -> tuple[Any, Any]:
     Raises:
         EngineUnavailable: One is not installed.
     """
+    interrupt.import_apart("torch", "transformers")
     try:
         import torch
         import transformers
@@ -227,9 +234,9 @@ def load_model(
 
     try:
         with quiet_loading(transformers):
-            tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(path, **safely(path))
             model = transformers.AutoModelForCausalLM.from_pretrained(
-                path, local_files_only=True, use_safetensors=True, dtype=dtype, **options
+                path, use_safetensors=True, dtype=dtype, **safely(path), **options
             )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ArtefactCorrupt(
@@ -238,6 +245,45 @@ def load_model(
         ) from error
     placed = model if "device_map" in options else model.to(device)
     return placed.eval(), tokenizer
+
+
+def safely(path: Path) -> dict[str, Any]:
+    """Options of ``from_pretrained``: without network, and without code that a directory holds.
+
+    Left to itself, transformers asks at the terminal whether it may run such code.
+
+    Raises:
+        ArtefactCorrupt: The directory is an adapter, for which the model it names would be loaded
+            from anywhere, or is made of other code; see `check_modules`.
+    """
+    if (path / CONFIG).is_file():
+        raise ArtefactCorrupt(
+            f"{path} holds an adapter ({CONFIG}), expected a whole model",
+            hint="merge it into its model, and name the directory that was saved then",
+        )
+    check_modules(path)
+    return {"local_files_only": True, "trust_remote_code": False}
+
+
+def check_modules(path: Path) -> None:
+    """Refuse a model of sentence-transformers that is made of code from elsewhere, or lies there.
+
+    Raises:
+        ArtefactCorrupt: Its list of modules has one of them, or cannot be read.
+    """
+    if not (path / "modules.json").is_file():
+        return
+    try:
+        modules = [(str(m["type"]), Path(m["path"])) for m in safe_json.read(path / "modules.json")]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtefactCorrupt(f"{path} has an unreadable modules.json: {error}") from error
+    for kind, place in modules:
+        if not kind.startswith("sentence_transformers.") or ".." in place.parts or place.root:
+            raise ArtefactCorrupt(
+                f"{path} is made of {kind!r} in {str(place)!r}, expected modules of "
+                "sentence_transformers in directories of its own: no other code is run",
+                hint="take another encoder; see meld models list",
+            )
 
 
 def load_tokenizer(path: Path) -> Any:
@@ -255,7 +301,7 @@ def load_tokenizer(path: Path) -> Any:
         ) from error
     try:
         with quiet_loading(transformers):
-            return transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
+            return transformers.AutoTokenizer.from_pretrained(path, **safely(path))
     except (OSError, ValueError, KeyError) as error:
         raise ArtefactCorrupt(
             f"{path} cannot be loaded as a tokenizer: {error}",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import duckdb
 
-from meld_duckdb.register import connect
+from meld_duckdb.register import register
 from meld_duckdb.starter import NONE
 
 
@@ -27,7 +27,7 @@ def fresh_connection(
     given = {"starter": NONE, **settings}
     with tempfile.TemporaryDirectory(prefix="meld-eval-") as folder:
         workspace = keep or Path(folder) / "workspace"
-        connection = connect(":memory:", workspace=workspace, progress=False, **given)
+        connection = register(duckdb.connect(), workspace=workspace, progress=False, **given)
         try:
             # DuckDB prints its progress bar to standard output, where the report goes.
             connection.execute("SET enable_progress_bar = false")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+from meld_duckdb import safe_json
 from meld_duckdb.features.fit_options import Item
 from meld_duckdb.records import is_missing
 
@@ -53,9 +54,7 @@ def _items(text: str) -> list[object]:
     if text[:1] != "[":
         return [text]
     try:
-        found = json.loads(text)
-    except RecursionError:
-        return [text]
+        found = safe_json.loads(text)
     except ValueError:
         return list(_readable(text))
     return found if isinstance(found, list) else [found]
@@ -65,8 +64,8 @@ def _readable(text: str) -> list[str]:
     """The values at the start of a list that was cut."""
     cut = text.rfind('",', 0, 20_000)
     try:
-        found = json.loads(text[: cut + 1] + "]") if cut > 0 else [text]
-    except (ValueError, RecursionError):
+        found = safe_json.loads(text[: cut + 1] + "]") if cut > 0 else [text]
+    except ValueError:
         found = [text]
     return [str(value) for value in found if value is not None]
 

@@ -8,13 +8,13 @@ linked often, and what types of entity stand in such a context.
 from __future__ import annotations
 
 import html
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from meld_duckdb import safe_json
 from meld_duckdb.features.choose import Matrix, fit_weights, option_words, probabilities
 from meld_duckdb.features.text import IdfWeights, fold, grams, tfidf_matrices, words
 
@@ -113,8 +113,8 @@ def _head(text: str) -> str:
 
 def _spoken(context: str) -> str:
     try:
-        row = json.loads(context) if context[:1] in "{[" else context
-    except (ValueError, RecursionError):
+        row = safe_json.loads(context) if context[:1] in "{[" else context
+    except ValueError:
         return context
     if isinstance(row, dict):
         return " ".join(f"{name} {value}" for name, value in row.items() if value is not None)
@@ -123,8 +123,8 @@ def _spoken(context: str) -> str:
 
 def _listed(text: str) -> list[str]:
     try:
-        found = json.loads(text[:4000]) if text[:1] == "[" else [text]
-    except (ValueError, RecursionError):
+        found = safe_json.loads(text[:4000]) if text[:1] == "[" else [text]
+    except ValueError:
         found = [text]
     return [str(t) for t in found if t is not None and str(t).strip()]
 

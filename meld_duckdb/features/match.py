@@ -272,8 +272,8 @@ def _ratio(part: float, whole: float) -> float:
 
 
 def _overlap(
-    a: frozenset[str] | frozenset[float],
-    b: frozenset[str] | frozenset[float],
+    a: frozenset[object],
+    b: frozenset[object],
     view_a: _View | None = None,
     view_b: _View | None = None,
 ) -> list[float]:

@@ -42,6 +42,11 @@ class FittedMatcher:
         self._blend = Blend(self._extended(rows), matches, MEMBERS)
         self.threshold = self._blend.threshold
 
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Names of the features in a row."""
+        return self._shipped.features
+
     def predict(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
         """Probability of a match, [n]; each row's does not depend on the others."""
         return self._blend.predict(self._extended(rows))

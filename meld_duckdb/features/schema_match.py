@@ -8,7 +8,6 @@ other partner of either column among all columns of the call (`SchemaContext`).
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import Counter
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rapidfuzz.distance import JaroWinkler
 
+from meld_duckdb import safe_json
 from meld_duckdb.features.schema_words import ABBREVIATIONS, ALIASES, CAMEL, KINDS, STOP, TYPES
 from meld_duckdb.features.text import fold, grams, tfidf_matrices, words
 from meld_duckdb.records import Record, is_missing
@@ -149,8 +149,8 @@ def _values(text: str) -> frozenset[str]:
         return frozenset()
     if text.startswith("["):
         try:
-            loaded = json.loads(text)
-        except (ValueError, RecursionError):
+            loaded = safe_json.loads(text)
+        except ValueError:
             loaded = None
         if isinstance(loaded, list):
             plain = [fold(str(v), 100) for v in loaded[:MAX_VALUES] if v is not None]

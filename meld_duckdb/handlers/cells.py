@@ -10,7 +10,7 @@ import pyarrow as pa
 from meld_duckdb.arrow import EVIDENCE_TYPE, column_types, evidence_rows
 from meld_duckdb.errors import ConfigError
 from meld_duckdb.handlers.base import HandlerBase, given_options, only_rows, table_records
-from meld_duckdb.planner.options import ALLOWED, parse_options
+from meld_duckdb.planner.options import ALLOWED
 from meld_duckdb.planner.whole import Cell, chosen_columns
 from meld_duckdb.tasks import TASKS
 from meld_duckdb.udfs import SqlFunction
@@ -65,11 +65,7 @@ class CellHandlers(HandlerBase):
             task,
             records,
             chosen_columns(records, wanted),
-            parse_options(
-                task,
-                {k: v for k, v in given.items() if k in ALLOWED[task]},
-                on_error=self.service.settings.on_error,
-            ),
+            self.service.options(task, {k: v for k, v in given.items() if k in ALLOWED[task]}),
             _kinds(columns[1].type) if TASKS[task].labels is None else {},
         )
         return pa.array([[_line(c) for c in cells if shown(c.answer)]], _CELL)

@@ -17,7 +17,6 @@ from meld_duckdb.handlers.base import (
     one_of,
     whole_number,
 )
-from meld_duckdb.planner.options import parse_options
 from meld_duckdb.planner.schema_pairs import ASSIGNMENTS, one_to_one
 from meld_duckdb.records import Record, make_record
 from meld_duckdb.tasks.base import Answer
@@ -60,10 +59,9 @@ class SchemaHandlers(HandlerBase):
         candidates = whole_number(given, "candidates", _CANDIDATES)
         by_votes = one_of(given, "method", _METHODS) == "kcmf"
         assignment = one_of(given, "assignment", ASSIGNMENTS)
-        options = parse_options(
+        options = self.service.options(
             "kcmf_schema_match" if by_votes else "schema_match",
             {key: v for key, v in given.items() if key not in _OWN},
-            on_error=self.service.settings.on_error,
         )
         sides = [_found(str(values[i]), values[i + 2]) for i in (0, 1)]
         left, right = ([_record(c) for c in side] for side in sides)

@@ -17,7 +17,7 @@ from meld_duckdb.handlers.base import (
     table_records,
     whole_number,
 )
-from meld_duckdb.planner.options import Options, parse_options
+from meld_duckdb.planner.options import ALLOWED, Options
 from meld_duckdb.retrieval.table_rows import TableRows
 from meld_duckdb.udfs import SqlFunction
 
@@ -136,5 +136,5 @@ class TableHandlers(HandlerBase):
 
     def _match_options(self, given: Mapping[str, object]) -> Options:
         """The options of a table function that belong to matching."""
-        kept = {k: v for k, v in given.items() if k in {"threshold", "tier", "on_error"}}
-        return parse_options("match", kept, on_error=self.service.settings.on_error)
+        kept = {k: v for k, v in given.items() if k in ALLOWED["match"]}
+        return self.service.options("match", kept)

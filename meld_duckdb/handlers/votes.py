@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -22,11 +22,7 @@ def vote_columns(details: pa.StructArray) -> dict[str, pa.Array]:
     """
     evidence = pc.struct_field(details, "evidence").to_pylist()
     rows = [[(e["kind"], _split(e)) for e in found or ()] for found in evidence]
-    votes = [[vote for kind, vote in row if kind == "vote"] for row in rows]
-    for vote in (vote for row in votes for vote in row):
-        vote["answer"] = vote.pop("text")
-        if vote["answer"] not in _VALID:
-            vote["answer"] = vote["probability"] = None
+    votes = [vote_rows(found or ()) for found in evidence]
     texts = {
         kind: [
             [{"source": e["source"], "text": e["text"]} for k, e in row if k == kind]
@@ -40,6 +36,16 @@ def vote_columns(details: pa.StructArray) -> dict[str, pa.Array]:
         "bad_formats": pa.array(bad, pa.int64()),
         **{kind: pa.array(found, _TEXTS) for kind, found in texts.items()},
     }
+
+
+def vote_rows(evidence: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The votes among the evidence of one answer."""
+    votes = [_split(e) for e in evidence if e["kind"] == "vote"]
+    for vote in votes:
+        vote["answer"] = vote.pop("text")
+        if vote["answer"] not in _VALID:
+            vote["answer"] = vote["probability"] = None
+    return votes
 
 
 def _split(evidence: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from meld_duckdb import safe_json
 from meld_duckdb.errors import ArtefactCorrupt, ArtefactError, InputError, unknown_name
 from meld_duckdb.kcmf.rules import BUILT_IN, TASKS, RuleSet, check_task, read_rules
 from meld_duckdb.workspace import Workspace, write_atomic
@@ -179,10 +180,10 @@ def _unknown(folder: Path, name: str, task: str) -> InputError:
 
 def _read(path: Path, name: str, task: str) -> RuleSet:
     try:
-        return read_rules(name, task, json.loads(path.read_text("utf-8"))["rules"])
+        return read_rules(name, task, safe_json.read(path)["rules"])
     except OSError as error:
         raise _unusable(path, "read", error) from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         told = error.what if isinstance(error, InputError) else str(error) or type(error).__name__
         options = f"--task {task} --workspace {path.parents[2]}"
         raise ArtefactCorrupt(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from meld_duckdb import safe_json
 from meld_duckdb.errors import ArtefactCorrupt, ArtefactIncompatible
 
 _T = TypeVar("_T")
@@ -30,7 +30,7 @@ def read_versioned(path: Path, version: str, kind: str, hint: str) -> dict[str, 
         ArtefactIncompatible: It has another format.
     """
     try:
-        found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        found: dict[str, Any] = safe_json.read(path)
         own = found.pop("format")
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise ArtefactCorrupt(f"{path} is no {kind}: {error}", hint=hint) from error

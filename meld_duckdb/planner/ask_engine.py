@@ -10,8 +10,10 @@ import numpy as np
 from meld_duckdb import interrupt
 from meld_duckdb.features.stack import Stack, log_odds
 from meld_duckdb.planner.batch import Batch, Resources, keep
+from meld_duckdb.planner.budget import is_over, was_asked
 from meld_duckdb.planner.metapath import augment
 from meld_duckdb.planner.router import Choice
+from meld_duckdb.planner.trace import note_route
 from meld_duckdb.tasks.base import Answer, Evidence, Prompt, Query, Task
 from meld_duckdb.tasks.binary import LANGUAGE_MODEL_TIER
 from meld_duckdb.tasks.letters import MOST_OPTIONS
@@ -89,6 +91,7 @@ def _ask_round(
     n_prompts = n_tokens = 0
     mixture = resources.mixture
     choices = mixture.route(task.name, [batch.queries[i] for i in positions])
+    note_route(choices)
     for group in mixture.groups(task.name, choices):
         queries = [_shortlist(batch, positions[at]) for at in group]
         choice = choices[group[0]]
@@ -101,8 +104,8 @@ def _ask_round(
                 if not last and (completion.error or "").startswith("prompt_too_long"):
                     too_long.append(i)
                     continue
-                n_prompts += 1
-                n_tokens += completion.prompt_tokens
+                n_prompts += was_asked(completion)
+                n_tokens += completion.prompt_tokens * was_asked(completion)
                 answer = _signed(task.parse(queries[number], completion), own)
                 found[i] = with_earlier(batch, i, answer)
             batch = keep(batch, resources, found)
@@ -166,7 +169,7 @@ def with_earlier(batch: Batch, position: int, answer: Answer) -> Answer:
         if gate is not None and gate.stack is not None:
             answer = added_up(batch.task, gate.stack, tentative, answer)
         return replace(answer, evidence=(said, *routed, *near))
-    if batch.options.tier == "t2" or tentative.error is not None:
+    if batch.options.tier == "t2" or tentative.error is not None or is_over(answer.error):
         return answer
     failed = Evidence("tier 2", answer.error, 0.0)
     return replace(tentative, evidence=(*tentative.evidence, failed))

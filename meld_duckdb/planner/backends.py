@@ -8,6 +8,7 @@ from pathlib import Path
 
 from meld_duckdb.engine.adapters import CONFIG, read_config
 from meld_duckdb.engine.backend import Backend
+from meld_duckdb.engine.counting import CountingBackend, model_positions
 from meld_duckdb.engine.openai import OpenAIBackend, openai_digest
 from meld_duckdb.engine.openai_wire import Patience, is_loopback
 from meld_duckdb.engine.transformers import TransformersBackend, engine_digest
@@ -21,6 +22,14 @@ def _loading(settings: Settings) -> str:
     return f"loading the model {settings.answer.model} (once a process)"
 
 
+def _open_counting(path: Path, settings: Settings) -> Backend:
+    return CountingBackend(path, "", settings.answer.max_prompt_tokens, model_positions(path))
+
+
+def _open_counting_for_server(path: Path, settings: Settings) -> Backend:
+    return CountingBackend(path, "", settings.answer.max_prompt_tokens, None)
+
+
 @dataclass(frozen=True, slots=True)
 class BackendKind:
     """A backend by its faces: what it is, known without loading, and the thing itself.
@@ -29,11 +38,15 @@ class BackendKind:
         digest: Its identity.
         open: Makes one.
         opening: What is said before that.
+        open_counting: Makes one that counts in its place, for estimates; see `CountingBackend`.
+        is_here: Whether its model runs on this machine, so that it may be tried out.
     """
 
     digest: Callable[[Path, Settings], str]
     open: Callable[[Path, Settings], Backend]
     opening: Callable[[Settings], str] = _loading
+    open_counting: Callable[[Path, Settings], Backend] = _open_counting
+    is_here: bool = True
 
 
 def _transformers_digest(path: Path, settings: Settings) -> str:
@@ -121,6 +134,8 @@ def largest_rank(settings: Settings) -> int:
 BACKENDS = {
     "transformers": BackendKind(_transformers_digest, _open_transformers),
     "vllm": BackendKind(_vllm_digest, _open_vllm),
-    "openai": BackendKind(_openai_digest, _open_openai, _asking),
+    "openai": BackendKind(
+        _openai_digest, _open_openai, _asking, _open_counting_for_server, is_here=False
+    ),
 }
 """Every backend by its name in the settings."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from meld_duckdb.engine.backend import Backend
 from meld_duckdb.planner.cache import AnswerCache
 from meld_duckdb.planner.cascade import Policy
+from meld_duckdb.planner.certificates import Certificates
 from meld_duckdb.planner.demonstrations import Demonstrator
 from meld_duckdb.planner.experts import Expert, ExpertSource
 from meld_duckdb.planner.gate import Gate, Gates
@@ -36,6 +37,7 @@ class Resources:
     gates: Gates
     matcher: Matcher
     experts: ExpertSource | None = None
+    certificates: Certificates | None = None
 
     def ask_tier0(self, task: str, queries: Sequence[Query]) -> list[Answer | None]:
         """What tier 0 says to questions of a task, in order, each among its own tables."""
@@ -119,5 +121,5 @@ Step = Callable[[Batch, Resources], Batch]
 def keep(batch: Batch, resources: Resources, found: dict[int, Answer]) -> Batch:
     """Settle queries and put their answers into the cache."""
     if resources.cache is not None:
-        resources.cache.put({batch.keys[i]: answer for i, answer in found.items()})
+        resources.cache.put({batch.keys[i]: answer for i, answer in found.items()}, batch.task.name)
     return batch.settle(found)

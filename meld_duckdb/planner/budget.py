@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from meld_duckdb.engine.adapters import Adapter
-from meld_duckdb.engine.backend import Backend
+from meld_duckdb.engine.backend import Around, Backend
 from meld_duckdb.tasks.base import Answer, Completion, Prompt
 
 if TYPE_CHECKING:
@@ -142,16 +142,8 @@ def limited(load: Callable[[], Backend]) -> Callable[[], Backend]:
     return lambda: _Limited(load())
 
 
-class _Limited:
+class _Limited(Around):
     """A backend that answers as long as the budget of the calling thread lasts."""
-
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-
-    @property
-    def digest(self) -> str:
-        """Identity of the backend."""
-        return self._backend.digest
 
     def complete(
         self, prompts: Sequence[Prompt], adapter: Adapter | None = None

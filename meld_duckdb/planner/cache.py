@@ -1,7 +1,8 @@
 """The answer cache: SQLite in WAL mode, content-addressed, safe for many processes.
 
-A key covers everything that can change the answer (see `planner.plan.cache_key`), so entries are
-never invalidated, only no longer looked up. Only successes are stored.
+A key covers everything that can change the answer (see `planner.plan.look_up_cache`), so entries
+are never invalidated, only no longer looked up. Only successes are stored. A fault of the file
+costs work, never a query: it is told once, and the process goes on without the file for a while.
 """
 
 from __future__ import annotations
@@ -10,115 +11,202 @@ import json
 import logging
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import time
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from meld_duckdb import safe_json
+from meld_duckdb.errors import ArtefactError
 from meld_duckdb.tasks.base import Answer, Evidence
-from meld_duckdb.workspace import unusable
+from meld_duckdb.workspace import set_aside, unusable
 
 _LOG = logging.getLogger(__name__)
 _LOOKUP = 500
 _MALFORMED = ("file is not a database", "malformed", "no such column", "has no column")
+_WAIT_S = 10
+"""How long another process may keep the file locked."""
+
+_PAUSE_S = 60.0
+"""After a fault, how long nothing is looked up or stored."""
+
+_SUM = ',"sum":"'
+"""What parts a stored answer from its checksum: SQLite does not notice a bit that flips."""
+
+_T = TypeVar("_T")
 
 
 class AnswerCache:
-    """Answers by key. Methods may be called from any thread."""
+    """Answers by key. Methods may be called from any thread.
+
+    Args:
+        path: The file; made on first use.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
-        self._connection = self._open()
+        self._connection: sqlite3.Connection | None = None
+        self._inode = 0
+        self._off_until = 0.0
+        self._fault: ArtefactError | None = None
 
     def get(self, keys: Iterable[str]) -> dict[str, Answer]:
         """Look up keys; those without an entry are absent from the result."""
         wanted = list(dict.fromkeys(keys))
         found: dict[str, Answer] = {}
-        with self._guard():
+
+        def look_up(connection: sqlite3.Connection) -> None:
             for start in range(0, len(wanted), _LOOKUP):
                 part = wanted[start : start + _LOOKUP]
                 marks = ",".join("?" * len(part))
-                rows = self._connection.execute(
+                rows = connection.execute(
                     f"SELECT key, answer FROM answers WHERE key IN ({marks})", part
                 )
                 found.update((key, a) for key, text in rows if (a := _decode(text)) is not None)
+
+        with suppress(ArtefactError):
+            self._use(look_up)
         return found
 
-    def put(self, answers: Mapping[str, Answer]) -> None:
-        """Store answers in one transaction; those with an error are left out."""
-        rows = [(key, _encode(a)) for key, a in answers.items() if a.error is None]
+    def put(self, answers: Mapping[str, Answer], task: str = "") -> None:
+        """Store answers in one transaction; those with an error are left out.
+
+        Args:
+            answers: Answers by key.
+            task: The task they answer, for `summary`; empty for replies that are no answer yet.
+        """
+        rows = [(key, _encode(a, task)) for key, a in answers.items() if a.error is None]
         if not rows:
             return
-        with self._guard(), self._connection:
-            self._connection.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?)", rows)
+
+        def store(connection: sqlite3.Connection) -> None:
+            with connection:
+                connection.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?)", rows)
+
+        with suppress(ArtefactError):
+            self._use(store)
 
     def count(self) -> int:
-        """Number of stored answers."""
-        with self._guard():
-            return int(self._connection.execute("SELECT count(*) FROM answers").fetchone()[0])
+        """Number of stored answers.
+
+        Raises:
+            ArtefactError: The file cannot be used; so do the methods below.
+        """
+        return int(self._rows("SELECT count(*) FROM answers")[0][0])
 
     def expert_counts(self) -> dict[str, int]:
         """How many stored answers each expert gave or had a part in, by name."""
-        with self._guard():
-            rows = self._connection.execute(
-                "SELECT expert.value, count(*) FROM answers, json_each(answer, '$.experts') expert"
-                " WHERE json_valid(answer) GROUP BY 1"
-            ).fetchall()
+        rows = self._rows(
+            "SELECT expert.value, count(*) FROM answers, json_each(answer, '$.experts') expert"
+            " WHERE json_valid(answer) GROUP BY 1"
+        )
         return {str(name): int(n) for name, n in rows}
+
+    def summary(self, bins: int) -> list[tuple[str, int, int, int]]:
+        """Count the stored answers that have a probability, by task, tier and probability.
+
+        Args:
+            bins: Parts of equal width into which the probabilities fall; 1 is in the last.
+
+        Returns:
+            Rows of (task, tier, bin from 0, answers); an empty task for those that name none.
+        """
+        rows = self._rows(
+            "SELECT coalesce(json_extract(answer, '$.task'), ''),"
+            " coalesce(json_extract(answer, '$.tier'), 0),"
+            " min(CAST(json_extract(answer, '$.probability') * ? AS INTEGER), ?), count(*)"
+            " FROM (SELECT iif(json_valid(answer), answer, '{}') AS answer FROM answers)"
+            " WHERE json_extract(answer, '$.probability') IS NOT NULL"
+            " GROUP BY 1, 2, 3 ORDER BY 1, 2, 3",
+            (bins, bins - 1),
+        )
+        return [(str(task), int(tier), int(at), int(n)) for task, tier, at, n in rows]
 
     def clear(self) -> None:
         """Remove all stored answers."""
-        with self._guard(), self._connection:
-            self._connection.execute("DELETE FROM answers")
 
-    @contextmanager
-    def _guard(self) -> Iterator[None]:
-        """Serialise access; a damaged file is set aside, since a cache may always be rebuilt."""
+        def remove(connection: sqlite3.Connection) -> None:
+            with connection:
+                connection.execute("DELETE FROM answers")
+
+        self._use(remove)
+
+    def _rows(self, query: str, values: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
+        return self._use(lambda connection: connection.execute(query, values).fetchall())
+
+    def _use(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Do something with the file, one thread at a time; on a new one if it was damaged.
+
+        Raises:
+            ArtefactError: The file cannot be used now.
+        """
         with self._lock:
+            if self._fault is not None and time.monotonic() < self._off_until:
+                raise self._fault
             try:
-                yield
-            except sqlite3.DatabaseError as error:
-                if not any(word in str(error) for word in _MALFORMED):
-                    raise
-                self._connection.close()
-                self._set_aside()
-                self._connection = self._open()
-                raise
+                try:
+                    return work(self._opened())
+                except sqlite3.DatabaseError as error:
+                    if not any(word in str(error) for word in _MALFORMED):
+                        raise
+                    self._set_aside()
+                    return work(self._opened())
+            except (sqlite3.Error, OSError) as error:
+                raise self._pause(error) from error
 
-    def _open(self) -> sqlite3.Connection:
-        try:
-            return _connect(self._path)
-        except sqlite3.DatabaseError as error:
-            if not any(word in str(error) for word in _MALFORMED):
-                raise unusable(self._path, error) from error
-            self._set_aside()
-            return _connect(self._path)
+    def _pause(self, error: sqlite3.Error | OSError) -> ArtefactError:
+        """Leave the file alone for a while; gives what is wrong with it."""
+        self._close()
+        fault = unusable(self._path, error)
+        if self._fault is None:
+            _LOG.warning("goes on without the answer cache: %s", fault)
+        self._fault, self._off_until = fault, time.monotonic() + _PAUSE_S
+        return fault
+
+    def _opened(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self._connection = _connect(self._path)
+            self._inode = self._path.stat().st_ino
+        return self._connection
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
 
     def _set_aside(self) -> None:
-        aside = self._path.with_suffix(".damaged")
-        _LOG.warning("the answer cache %s is damaged; moved to %s", self._path, aside)
-        for suffix in ("", "-wal", "-shm"):
-            part = self._path.with_name(self._path.name + suffix)
-            if part.exists():
-                part.replace(aside.with_name(aside.name + suffix))
+        """Put the damaged file aside, unless another process did so and made a new one."""
+        known, self._inode = self._inode if self._connection is not None else 0, 0
+        self._close()
+        if self._path.exists() and known in {0, self._path.stat().st_ino}:
+            _LOG.warning(
+                "the answer cache %s is damaged; moved to %s", self._path, set_aside(self._path)
+            )
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=60, check_same_thread=False)
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=NORMAL")
-    connection.execute(
-        "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT NOT NULL)"
-        " WITHOUT ROWID"
-    )
-    connection.execute("SELECT key, answer FROM answers LIMIT 0")
+    connection = sqlite3.connect(path, timeout=_WAIT_S, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT NOT NULL)"
+            " WITHOUT ROWID"
+        )
+        connection.execute("SELECT key, answer FROM answers LIMIT 0")
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
-def _encode(answer: Answer) -> str:
-    return json.dumps(
+def _encode(answer: Answer, task: str) -> str:
+    text = json.dumps(
         {
+            "task": task,
             "value": answer.value,
             "probability": answer.probability,
             "tier": answer.tier,
@@ -129,12 +217,20 @@ def _encode(answer: Answer) -> str:
         },
         ensure_ascii=False,
     )
+    return f'{text[:-1]}{_SUM}{_checksum(text[:-1])}"}}'
+
+
+def _checksum(text: str) -> str:
+    return f"{zlib.crc32(text.encode('utf-8', 'surrogatepass')):08x}"
 
 
 def _decode(text: str) -> Answer | None:
     """Read a stored answer; one that is damaged counts as not stored."""
+    content, _, end = text.rpartition(_SUM)
+    if content and end != f'{_checksum(content)}"}}':
+        return None
     try:
-        return _answer(json.loads(text))
+        return _answer(safe_json.loads(text))
     except (ValueError, KeyError, TypeError):
         return None
 

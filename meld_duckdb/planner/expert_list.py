@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from meld_duckdb import safe_json
 from meld_duckdb.planner.expert_card import ANY, Key
 from meld_duckdb.planner.gate import Gate
 from meld_duckdb.planner.session import Session
@@ -108,7 +108,7 @@ def _namer(session: Session) -> Callable[[Key], str]:
         if key == ANY:
             return "any tables, where the task has no label"
         if key and not key[0]:
-            return " | ".join(", ".join(json.loads(columns)) for columns in key[1:])
+            return " | ".join(", ".join(safe_json.loads(columns)) for columns in key[1:])
         return ", ".join(sorted(dict.fromkeys(names.get(part, part[:8]) for part in key)))
 
     return named

@@ -39,6 +39,9 @@ _REASONS = 3
 Score = Callable[[Sequence[TextPair]], np.ndarray]
 """Log-odds of pairs of texts, float [n], in order."""
 
+ExpertLoader = Callable[[ExpertCard, Path], Score]
+"""Loads the cross-encoder of a card from its directory."""
+
 
 class ExpertSource(Protocol):
     """Where the planner finds experts."""
@@ -287,7 +290,7 @@ def read_cards(folder: Path) -> list[ExpertCard]:
 
 def expert_loader(
     model_path: Callable[[], Path], device: str, notice: Callable[[str], None]
-) -> Callable[[ExpertCard, Path], Score]:
+) -> ExpertLoader:
     """How experts are loaded.
 
     Args:

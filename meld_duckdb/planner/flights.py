@@ -11,7 +11,7 @@ from contextvars import ContextVar
 
 from meld_duckdb import interrupt
 from meld_duckdb.engine.adapters import Adapter
-from meld_duckdb.engine.backend import Backend
+from meld_duckdb.engine.backend import Around
 from meld_duckdb.tasks.base import Completion, Prompt
 
 _POLL_S = 0.1
@@ -100,16 +100,8 @@ def letting_others() -> Iterator[None]:
         _HELD.reset(own)
 
 
-class Yielding:
+class Yielding(Around):
     """A backend that lets other threads have the turn while it works."""
-
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-
-    @property
-    def digest(self) -> str:
-        """Identity of the backend."""
-        return self._backend.digest
 
     def complete(
         self, prompts: Sequence[Prompt], adapter: Adapter | None = None

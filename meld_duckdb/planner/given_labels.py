@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 
 from meld_duckdb.errors import InputError, unknown_name
-from meld_duckdb.planner.questions import label_query
+from meld_duckdb.planner.questions import given_parts, label_query
 from meld_duckdb.records import value_text
 from meld_duckdb.tasks import TASKS
 from meld_duckdb.tasks.base import Query
@@ -35,7 +34,7 @@ def read_labels(task: str, query: object, answer: object) -> Iterator[tuple[Quer
     if task not in TASKS:
         what, hint = unknown_name("task", task, TASKS)
         raise InputError(what, hint=hint)
-    fields = _parts(task, query)
+    fields = given_parts(f"query of a {task} label", query)
     if task == "repair" and isinstance(answer, Mapping) and "column" not in fields:
         for column, value in answer.items():
             built = label_query(task, {**fields, "column": column})
@@ -47,21 +46,6 @@ def read_labels(task: str, query: object, answer: object) -> Iterator[tuple[Quer
         yield built, label_answer(task, answer)
     elif built is not None:
         raise InputError(f"the query of a {task} label cannot be read: {built}")
-
-
-def _parts(task: str, query: object) -> Mapping[str, object]:
-    fields = query
-    if isinstance(query, str):
-        try:
-            fields = json.loads(query)
-        except ValueError:
-            fields = None
-    if not isinstance(fields, Mapping):
-        raise InputError(
-            f"the query of a {task} label is {str(query)[:200]!r}, expected a STRUCT",
-            hint="write it as {'name of the argument': ..., ...}",
-        )
-    return fields
 
 
 def label_answer(task: str, answer: object) -> str:

@@ -72,8 +72,9 @@ class Ledger:
             return
         if not store.lance.names():  # removed as a whole: start anew
             with self.write_lock.hold():
+                self._notice("the index was removed: its tables and labels are forgotten")
                 self._catalogue.history.forget(0)
-                self._catalogue.history.finish("the index was removed", {}, {})
+                self._sync(store, "the index was removed")
             return
         found = store.lance.versions()
         for name, version in wanted.items():
@@ -166,7 +167,10 @@ class Ledger:
         self._finish_pending(store, quiet=True)
 
     def rebuild(self) -> list[str]:
-        """Make the catalogue anew from LanceDB; rows that no table owns are removed.
+        """Make the catalogue anew from what can be read of LanceDB.
+
+        Damaged rows and labels, and rows that no table owns, are removed; what LanceDB cannot read
+        is put aside. What is left of a table need not be embedded again when it is indexed again.
 
         Returns:
             What was found to be wrong, one line each; these tables are left out.
@@ -174,11 +178,20 @@ class Ledger:
         store = self.open_store(checked=False)
         with self.index_lock.hold(), self.write_lock.hold():
             self._catalogue.history.begin("rebuild")
+            aside = store.lance.put_aside_unreadable()
+            removed = store.remove_damaged()
             for table in self._catalogue.tables():
                 self._catalogue.remove_table(table.name)
             wrong = self._sync(store, "rebuild")
-            n_rows = store.keep_entries([t.digest for t in store.tables()])
-        return [*wrong, *([f"{n_rows} rows that no table owns were removed"] if n_rows else [])]
+            # Without the list of tables their rows are kept: indexed again, they are found there.
+            owners = [t.digest for t in store.tables()]
+            n_rows = 0 if "tables" in aside else store.keep_entries(owners)
+        return [
+            *(f"the damaged {name} are kept as {place}" for name, place in aside.items()),
+            *wrong,
+            *(f"{n} damaged {name} were removed" for name, n in removed.items() if n),
+            *([f"{n_rows} rows that no table owns were removed"] if n_rows else []),
+        ]
 
     def forget_vectors(self, dimension: int) -> None:
         """Forget all vectors and the tuned encoder, for an encoder with vectors of another length.

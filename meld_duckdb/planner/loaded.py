@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,10 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from meld_duckdb import interrupt, models
-from meld_duckdb.engine.backend import Backend
+from meld_duckdb.engine.backend import Backend, worded_failures
 from meld_duckdb.errors import ArtefactError, ConfigError, unknown_name
 from meld_duckdb.planner.backends import BACKENDS, BackendKind
 from meld_duckdb.planner.ledger import Ledger
+from meld_duckdb.planner.speed import MeasuredBackend, Speeds
 from meld_duckdb.records import TEXT_FIELD, Record, plain_text
 from meld_duckdb.retrieval.catalogue import Catalogue
 from meld_duckdb.retrieval.encoder import Encoder, encoder_digest, read_dimension
@@ -59,6 +61,7 @@ class Loaded:
         self._lock = threading.RLock()
         self._loaded: dict[str, Any] = {}
         self._workspace = open_workspace(settings.workspace)
+        self.speeds = Speeds(self._workspace.speed_path)
         self.catalogue = Catalogue(self._workspace.catalogue_path, self._workspace.lance_path)
         self.ledger = Ledger(self._workspace, self.catalogue, notice)
         self.ledger.recover()
@@ -71,6 +74,11 @@ class Loaded:
                     self._loaded[name] = load()
         loaded: _T = self._loaded[name]
         return loaded
+
+    @property
+    def loaded(self) -> frozenset[str]:
+        """Names of what is loaded by now."""
+        return frozenset(list(self._loaded))
 
     @property
     def encoder(self) -> Encoder:
@@ -167,7 +175,11 @@ class Loaded:
     def _load_backend(self) -> Backend:
         kind, path = self._backend_kind(), self._model_path()
         self._notice(kind.opening(self.settings))
-        return kind.open(path, self.settings)
+        started = time.perf_counter()
+        with worded_failures():
+            backend = kind.open(path, self.settings)
+        self.speeds.note_loading(self._backend_digest(), time.perf_counter() - started)
+        return MeasuredBackend(backend, self.speeds)
 
     def _load_store(self) -> Store:
         dimension = read_dimension(self._encoder_path()) or self.encoder.dimension

@@ -8,24 +8,28 @@ Finished answers go to the cache at once, so a killed statement loses at most th
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from meld_duckdb import interrupt
+from meld_duckdb import interrupt, progress
 from meld_duckdb.planner.ask_engine import ask_engine
 from meld_duckdb.planner.ask_expert import ask_expert, choose_experts
 from meld_duckdb.planner.batch import Batch, Resources, Step, keep
+from meld_duckdb.planner.budget import is_over, limited, settle_late
 from meld_duckdb.planner.cascade import choose_policy
 from meld_duckdb.planner.expert_card import expert_key
 from meld_duckdb.planner.finish import NOTHING, finish
 from meld_duckdb.planner.flights import InFlight, Turn, Yielding, letting_others, pausing
 from meld_duckdb.planner.gate import Gate
+from meld_duckdb.planner.guarantee import answer_by_certificate, answer_population
 from meld_duckdb.planner.kcmf.step import ask_votes
 from meld_duckdb.planner.options import Options
 from meld_duckdb.planner.stats import Outcome
 from meld_duckdb.planner.tables import Context
+from meld_duckdb.planner.trace import count_settled, note_step, observed
 from meld_duckdb.records import digest
 from meld_duckdb.settings import AnswerSettings
 from meld_duckdb.tasks.base import Answer, Evidence, Query, Task
@@ -50,8 +54,9 @@ class Planner:
     def __init__(self, resources: Resources) -> None:
         self._turn = Turn()
         self._flights = InFlight()
+        backend = limited(observed(resources.backend))
+        resources = replace(resources, backend=backend)
         if resources.cache is not None:
-            backend = resources.backend
 
             def load() -> Yielding:
                 with letting_others():  # the first time it takes seconds
@@ -59,6 +64,24 @@ class Planner:
 
             resources = replace(resources, backend=load)
         self._resources = resources
+
+    def without_cache(self) -> Planner:
+        """A planner that computes everything anew and keeps nothing; it takes turns with this."""
+        other = copy.copy(self)
+        other._resources = replace(self._resources, cache=None)
+        return other
+
+    def is_stored(self, key: str) -> bool:
+        """Tell whether an answer is stored under a key of a batch."""
+        cache = self._resources.cache
+        return cache is not None and bool(cache.get([key]))
+
+    def identity(self, task: Task, query: Query, context: Context, options: Options) -> str:
+        """Everything besides a question and its tables that can change its answer."""
+        policy = choose_policy(task.name, self._resources.settings.model, options)
+        batch = choose_experts(Batch(task, options, policy, (query,), (context,)), self._resources)
+        experts = (expert.digest for expert in batch.experts if expert is not None)
+        return digest(_shared_key(batch, self._resources), *experts)
 
     def answer(
         self,
@@ -76,11 +99,18 @@ class Planner:
             contexts: Table context of each query; looked up among the indexed tables if None.
 
         Returns:
-            One answer per query, in order, and how they came about.
+            One answer per query, in order, and how they came about. Where a target is to be met,
+            the queries that come with contexts are its population; the others are answered by a
+            certificate; see `guarantee`.
         """
         resources = self._resources
+        if options.targets and resources.certificates is not None:
+            guaranteed = answer_by_certificate if contexts is None else answer_population
+            where = resources.tables.find(queries) if contexts is None else contexts
+            return guaranteed(self, resources.certificates, task, queries, options, where)
         policy = choose_policy(task.name, resources.settings.model, options)
         done: list[Batch] = []
+        progress.expect(len(queries))
         for start in range(0, len(queries), PART):
             interrupt.check()
             part = tuple(queries[start : start + PART])
@@ -94,11 +124,12 @@ class Planner:
                 answers=(None,) * len(part),
                 tentative=(None,) * len(part),
             )
-            batch = self._run(batch, FREE_STEPS)
+            batch = settle_late(self._run(batch, FREE_STEPS))
             if batch.open:
                 steps = KCMF_STEPS if isinstance(task, KcmfTask) else STEPS
                 batch = self._compute(batch, steps)
             done.append(batch)
+            count_settled(batch)
         scorer = resources.scorers[task.name]
         answers = [
             finish(task, query, options, answer or NOTHING, scorer.least(query, context))
@@ -136,13 +167,15 @@ class Planner:
                 break
             started = time.perf_counter()
             batch = step(batch, self._resources)
+            seconds = time.perf_counter() - started
+            note_step(step.__name__, batch, seconds)
             _LOG.debug(
                 "%s %s: %d in, %d decided, %.3f s",
                 batch.task.name,
                 step.__name__,
                 n_open,
                 n_open - len(batch.open),
-                time.perf_counter() - started,
+                seconds,
             )
         return batch
 
@@ -289,15 +322,18 @@ KCMF_STEPS: tuple[Step, ...] = (look_up_cache, score_features, ask_votes)
 def _outcome(batches: Iterable[Batch]) -> Outcome:
     cached: list[str] = []
     evaluated: list[str] = []
+    refused: list[str] = []
     answers: list[Answer] = []
     n_prompts = n_tokens = 0
     for batch in batches:
         for i, (query, answer) in enumerate(zip(batch.queries, batch.answers, strict=True)):
             if i in batch.cached:
                 cached.append(query.digest)
+            elif answer is not None and is_over(answer.error):
+                refused.append(query.digest)
             elif answer is not None:
                 evaluated.append(query.digest)
                 answers.append(answer)
         n_prompts += batch.engine_prompts
         n_tokens += batch.prompt_tokens
-    return Outcome(cached, evaluated, answers, n_prompts, n_tokens)
+    return Outcome(cached, evaluated, answers, n_prompts, n_tokens, refused)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from meld_duckdb import safe_json
 from meld_duckdb.arrow import to_record
 from meld_duckdb.errors import InputError, unknown_name
 from meld_duckdb.records import TEXT_FIELD, Record, is_missing, make_record, value_text
@@ -86,6 +86,30 @@ def label_query(task: str, given: Given) -> Built:
         return None
     # What might have been answered is no part of a label: such a list may be missing.
     return shape.build(task, {**dict.fromkeys(known), **given}, None)
+
+
+def given_parts(what: str, given: object) -> Given:
+    """The parts of a question by name, given as STRUCT or MAP, or as JSON text.
+
+    Args:
+        what: What they are, for the message.
+        given: They themselves.
+
+    Raises:
+        InputError: It is something else.
+    """
+    parts = given
+    if isinstance(given, str):
+        try:
+            parts = safe_json.loads(given)
+        except ValueError:
+            parts = None
+    if not isinstance(parts, Mapping):
+        raise InputError(
+            f"the {what} is {str(given)[:200]!r}, expected a STRUCT",
+            hint="write it as {'name of the argument': ..., ...}",
+        )
+    return parts
 
 
 def _pair(task: str, given: Given, domain: tuple[str, ...] | None) -> Built:
@@ -203,7 +227,7 @@ def _items(name: str, value: object) -> list[object]:
     """A LIST argument; JSON text of a list will do."""
     if isinstance(value, str):
         try:
-            value = json.loads(value)
+            value = safe_json.loads(value)
         except ValueError:
             value = None
     if not isinstance(value, list):

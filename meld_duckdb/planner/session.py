@@ -14,8 +14,10 @@ from meld_duckdb import models
 from meld_duckdb.errors import ConfigError, InputError
 from meld_duckdb.kcmf.rule_files import load_rules
 from meld_duckdb.planner.artefacts import stamps
+from meld_duckdb.planner.budget import late_error
 from meld_duckdb.planner.cache import AnswerCache
 from meld_duckdb.planner.cascade import choose_policy
+from meld_duckdb.planner.certificates import Certificates
 from meld_duckdb.planner.clusters import (
     LINKAGES,
     agreeing_groups,
@@ -26,7 +28,7 @@ from meld_duckdb.planner.clusters import (
     number_clusters,
 )
 from meld_duckdb.planner.demonstrations import Demonstrator
-from meld_duckdb.planner.experts import Experts, expert_loader
+from meld_duckdb.planner.experts import ExpertLoader, Experts, expert_loader
 from meld_duckdb.planner.gate import Gates
 from meld_duckdb.planner.indexing import Indexed, Indexer, Progress
 from meld_duckdb.planner.kcmf.matcher import Matcher
@@ -40,10 +42,12 @@ from meld_duckdb.planner.plan import Planner, Resources
 from meld_duckdb.planner.schema_pairs import nearest_pairs
 from meld_duckdb.planner.scorers import make_scorers
 from meld_duckdb.planner.scorers.match import MatchScorer
+from meld_duckdb.planner.speed import measured_score
 from meld_duckdb.planner.starter_experts import StarterExperts
 from meld_duckdb.planner.stats import Outcome
 from meld_duckdb.planner.tables import Tables
 from meld_duckdb.planner.whole import ask_pairs
+from meld_duckdb.progress import doing, step
 from meld_duckdb.records import Record, digest
 from meld_duckdb.retrieval.bases import KnowledgeBase, list_bases
 from meld_duckdb.retrieval.blocking import Candidates
@@ -66,10 +70,13 @@ class Session(Loaded):
         notice: Called with one line when something slow begins.
     """
 
+    demonstrator_class: type[Demonstrator] = Demonstrator
+    mixture_class: type[Mixture] = Mixture
+
     def __init__(self, settings: Settings, notice: Notice) -> None:
         super().__init__(settings, notice)
         self.tables = Tables(self.catalogue, self._load_table)
-        self.demonstrator = Demonstrator(
+        self.demonstrator = self.demonstrator_class(
             settings.answer, self.catalogue, lambda: self.store, lambda: self.encoder
         )
         scorers = make_scorers(
@@ -79,7 +86,7 @@ class Session(Loaded):
         )
         self._match = cast(MatchScorer, scorers["match"])
         untuned = self._untuned_digest
-        load = expert_loader(self._encoder_path, settings.device, notice)
+        load = self._expert_loader()
         self.experts = Experts(
             self._workspace.experts_path,
             StarterExperts(
@@ -94,7 +101,7 @@ class Session(Loaded):
             notice,
         )
         answer = settings.answer
-        self.mixture = Mixture(
+        self.mixture = self.mixture_class(
             self._workspace.adapters_path,
             self._workspace.router_path,
             MixtureSettings(answer.experts, answer.expert_weights, rank=answer.merged_rank or None),
@@ -108,6 +115,7 @@ class Session(Loaded):
             lambda: models.model_digest(self._model_path()),
             notice,
         )
+        self.certificates = Certificates(self._workspace.calibration_path, keep=settings.learn)
         self._resources = Resources(
             settings=settings.answer,
             cache=AnswerCache(self._workspace.cache_path) if settings.cache else None,
@@ -120,6 +128,7 @@ class Session(Loaded):
             experts=self.experts,
             mixture=self.mixture,
             gates=self.gates,
+            certificates=self.certificates,
             matcher=Matcher(
                 Sources(
                     self.tables,
@@ -135,6 +144,10 @@ class Session(Loaded):
             ),
         )
         self.planner = Planner(self._resources)
+
+    def _expert_loader(self) -> ExpertLoader:
+        load = expert_loader(self._encoder_path, self.settings.device, self._notice)
+        return lambda card, folder: measured_score(card.digest, load(card, folder), self.speeds)
 
     def _bases(self, names: Collection[str] | None) -> list[KnowledgeBase]:
         """The knowledge bases of these names, all for None."""
@@ -187,7 +200,8 @@ class Session(Loaded):
             self.embed,
             self._notice,
         )
-        return indexer.index(name, records, embed=embed, split=split, progress=progress)
+        with doing(f"indexing {name}"):
+            return indexer.index(name, records, embed=embed, split=split, progress=progress or step)
 
     def block(
         self, left: Sequence[Record], right: Sequence[Record], k: int, method: str, *, same: bool
@@ -203,7 +217,8 @@ class Session(Loaded):
         """Find the ``k`` best right rows of every left row; see `retrieval.methods.find`."""
         models = Vectorisers(lambda rows: self.embed(rows.records, "a table"), lambda: self.static)
         most = self.settings.max_pairs
-        return find(left, right, k, method, models, max_pairs=most, estimate=estimate)
+        with doing("finding candidates"):
+            return find(left, right, k, method, models, max_pairs=most, estimate=estimate)
 
     def join(
         self,
@@ -258,7 +273,13 @@ class Session(Loaded):
             with self.tables.lend({table: rows}):
                 likely = self._match.probabilities(table, pairs)
             asked = [digest(rows[i].digest, rows[j].digest) for i, j in pairs.tolist()]
-            outcome = Outcome(evaluated=asked, answers=[Answer(tier=0)] * len(asked))
+            n_left = int(np.isnan(likely).sum())  # the last ones: the budget was used up
+            likely = np.nan_to_num(likely)
+            done = len(asked) - n_left
+            answers = [Answer(error=late_error())] * n_left
+            outcome = Outcome(
+                asked[:0], asked[:done], [Answer(tier=0)] * done, refused=asked[done:]
+            )
         with self.tables.lend({table: rows}):
             least = self._match.threshold(table, options)
         expert = self.experts.of("match", (table, table), policy.expert)
@@ -274,6 +295,7 @@ class Session(Loaded):
         """What the workspace is in; see `memory.State`."""
         own = self._workspace
         folders = [own.experts_path, own.adapters_path, own.router_path, own.calibration_path]
+        folders.append(self.certificates.folder)
         starter = starter_experts(self.settings.starter)
         return (
             *self.catalogue.state(),

@@ -19,7 +19,7 @@ import numpy as np
 
 from meld_duckdb import safe_json
 from meld_duckdb.engine.adapters import Adapter
-from meld_duckdb.engine.backend import Backend, worded_failures
+from meld_duckdb.engine.backend import Around, Backend, worded_failures
 from meld_duckdb.records import digest
 from meld_duckdb.tasks.base import Completion, Prompt
 from meld_duckdb.tasks.pairs import TextPair
@@ -89,17 +89,12 @@ def prompt_kind(engine: str, prompt: Prompt) -> str:
     return f"{'scored' if prompt.choices else 'generated'} {digest(engine, prompt.system)}"
 
 
-class MeasuredBackend:
+class MeasuredBackend(Around):
     """A backend that notes how long its prompts took."""
 
     def __init__(self, backend: Backend, speeds: Speeds) -> None:
-        self._backend = backend
+        super().__init__(backend)
         self._speeds = speeds
-
-    @property
-    def digest(self) -> str:
-        """Identity of the backend."""
-        return self._backend.digest
 
     def complete(
         self, prompts: Sequence[Prompt], adapter: Adapter | None = None

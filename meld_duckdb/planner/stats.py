@@ -7,10 +7,13 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from meld_duckdb.planner.budget import Spending
 from meld_duckdb.tasks.base import Answer
 
 _MOST_LINES = 1_000
 _MOST_ERRORS = 10_000
+_MOST_SEEN = 1_000_000
+"""Different inputs of a line that are remembered; an input beyond them counts at every call."""
 
 
 @dataclass(slots=True)
@@ -43,7 +46,19 @@ class StatsLine:
     prompt_tokens: int = 0
     failures: int = 0
     seconds: float = 0.0
-    seen: set[str] = field(default_factory=set, repr=False)
+    seen: set[int] = field(default_factory=set, repr=False)
+
+    def see(self, outcome: Outcome) -> None:
+        """Count the different inputs of a call."""
+        cached, evaluated, refused = (
+            {int(digest[:16], 16) for digest in digests}  # half the memory of texts
+            for digests in (outcome.cached, outcome.evaluated, outcome.refused)
+        )
+        self.cache_hits += len(cached - self.seen)
+        new = (cached | evaluated | refused) - self.seen
+        self.distinct_inputs += len(new)
+        if len(self.seen) < _MOST_SEEN:
+            self.seen |= new
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +71,7 @@ class Outcome:
         answers: Their answers, in the same order as ``evaluated``.
         engine_prompts: Prompts a language model answered.
         prompt_tokens: Tokens of these prompts.
+        refused: Queries that were left open because the budget was used up.
     """
 
     cached: Sequence[str] = ()
@@ -63,6 +79,7 @@ class Outcome:
     answers: Sequence[Answer] = ()
     engine_prompts: int = 0
     prompt_tokens: int = 0
+    refused: Sequence[str] = ()
 
     def __add__(self, other: Outcome) -> Outcome:
         return Outcome(
@@ -71,6 +88,7 @@ class Outcome:
             [*self.answers, *other.answers],
             self.engine_prompts + other.engine_prompts,
             self.prompt_tokens + other.prompt_tokens,
+            [*self.refused, *other.refused],
         )
 
 
@@ -82,10 +100,19 @@ class Stats:
         self._statement = 1
         self._lines: deque[StatsLine] = deque(maxlen=_MOST_LINES)
         self._errors: dict[tuple[str, str, str, str], int] = {}
+        self._spending = Spending()
+
+    @property
+    def spending(self) -> Spending:
+        """What the statement of now has spent."""
+        return self._spending
 
     def begin_statement(self) -> None:
         """Start a new statement: later counts go to new lines."""
         with self._lock:
+            self._spending = Spending()
+            for line in self._lines:
+                line.seen = set()  # no call counts there any more
             if self._lines and self._lines[-1].statement == self._statement:
                 self._statement += 1
 
@@ -95,11 +122,8 @@ class Stats:
             line = self._line(function)
             line.rows += n_rows
             line.seconds += seconds
-            hits = set(outcome.cached) - line.seen
-            line.cache_hits += len(hits)
+            line.see(outcome)
             line.evaluations += len(outcome.evaluated)
-            line.seen.update(outcome.cached, outcome.evaluated)
-            line.distinct_inputs = len(line.seen)
             line.tier0 += sum(a.tier == 0 for a in outcome.answers)
             line.tier1 += sum(a.tier == 1 for a in outcome.answers)
             line.tier2 += sum(a.tier == 2 for a in outcome.answers)
@@ -122,6 +146,12 @@ class Stats:
                 if key in self._errors or len(self._errors) < _MOST_ERRORS:
                     self._errors[key] = self._errors.get(key, 0) + 1
             return first
+
+    def n_answered(self, function: str) -> int:
+        """Different inputs of a function that were answered in the statement of now."""
+        with self._lock:
+            line = self._line(function)
+            return line.cache_hits + line.evaluations
 
     def lines(self) -> list[StatsLine]:
         """All lines, oldest first."""

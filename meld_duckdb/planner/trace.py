@@ -17,7 +17,7 @@ import numpy as np
 
 from meld_duckdb import progress
 from meld_duckdb.engine.adapters import Adapter
-from meld_duckdb.engine.backend import Backend
+from meld_duckdb.engine.backend import Around, Backend
 from meld_duckdb.planner.router import Choice
 from meld_duckdb.tasks.base import Answer, Completion, Prompt
 
@@ -152,16 +152,8 @@ def count_settled(batch: Batch) -> None:
     )
 
 
-class Observed:
+class Observed(Around):
     """A backend whose prompts are counted, and recorded where a trace is on."""
-
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-
-    @property
-    def digest(self) -> str:
-        """Identity of the backend."""
-        return self._backend.digest
 
     def complete(
         self, prompts: Sequence[Prompt], adapter: Adapter | None = None

@@ -161,7 +161,8 @@ def literal(value: object) -> str:
 
 def arguments(options: Mapping[str, object]) -> str:
     """Named arguments of a macro; None is left out, so that the macro's default holds."""
-    return "".join(f", {k} := {literal(v)}" for k, v in options.items() if v is not None)
+    # In quotes: DuckDB 1.5 takes the bare word precision for the type DOUBLE PRECISION.
+    return "".join(f', "{k}" := {literal(v)}' for k, v in options.items() if v is not None)
 
 
 def struct(options: Mapping[str, object]) -> str:

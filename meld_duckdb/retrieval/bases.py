@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from meld_duckdb import safe_json
 from meld_duckdb.errors import ArtefactCorrupt, ArtefactError, InputError, unknown_name
 from meld_duckdb.records import digest, plain_text
 from meld_duckdb.retrieval.schema import ALIAS, Fact, term_key
@@ -299,7 +300,7 @@ def _names(folder: Path) -> list[str]:
 def _read(folder: Path, name: str, suffix: str = _SUFFIX) -> KnowledgeBase:
     path = folder / f"{name}{suffix}"
     try:
-        given: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        given: dict[str, Any] = safe_json.read(path)
         if given["format"] != _FORMAT or given["name"] != name:
             raise ValueError(f"it is a {given['format']} of {given['name']}")
         return KnowledgeBase(

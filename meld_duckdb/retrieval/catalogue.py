@@ -272,6 +272,19 @@ def _open(path: Path, pending: str | None) -> sqlite3.Connection:
     return connection
 
 
+def is_whole(path: Path) -> bool:
+    """Whether the file can be read to its end; one that is not there is."""
+    if not path.exists():
+        return True
+    connection = sqlite3.connect(path, timeout=60)
+    try:
+        return bool(connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
+    except sqlite3.DatabaseError as error:
+        return "not a database" not in str(error) and "malformed" not in str(error)
+    finally:
+        connection.close()
+
+
 def content_digest(record: Record) -> str:
     """Digest of a record without its key columns (see `is_key_column`), names included."""
     content = {k: v for k, v in record.fields.items() if not is_key_column(k) and v is not None}

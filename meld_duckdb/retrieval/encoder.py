@@ -8,7 +8,6 @@ sentence-transformers.
 
 from __future__ import annotations
 
-import json
 import threading
 import warnings
 from collections import OrderedDict
@@ -19,8 +18,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from meld_duckdb import models
-from meld_duckdb.engine.transformers import quiet_loading
+from meld_duckdb import interrupt, models, safe_json
+from meld_duckdb.engine.adapters import check_loadable
+from meld_duckdb.engine.forward import look_between_layers
+from meld_duckdb.engine.transformers import check_modules, quiet_loading, safely
 from meld_duckdb.errors import ArtefactCorrupt, EngineUnavailable
 from meld_duckdb.records import digest
 
@@ -124,14 +125,21 @@ def encoder_digest(model_path: Path, adapter: Path | None) -> str:
 
 
 def read_dimension(model_path: Path) -> int | None:
-    """Length of an encoder's vectors as its files say, without loading it; None if they do not."""
+    """Length of an encoder's vectors as its files say, without loading it; None if they do not.
+
+    Raises:
+        ArtefactCorrupt: A file is damaged.
+    """
     for file, key in (
         ("1_Pooling/config.json", "word_embedding_dimension"),
         ("config.json", "hidden_size"),
     ):
         path = model_path / file
         if path.is_file():
-            length = json.loads(path.read_text("utf-8")).get(key)
+            try:
+                length = safe_json.read(path).get(key)
+            except (OSError, ValueError, AttributeError) as error:
+                raise ArtefactCorrupt(f"{path} cannot be read: {error}") from error
             if isinstance(length, int):
                 return length
     return None
@@ -142,12 +150,13 @@ def _is_mean_pooled(path: Path) -> bool:
     listing = path / "modules.json"
     if not listing.is_file():
         return True
+    check_modules(path)
     try:
-        modules = json.loads(listing.read_text("utf-8"))
+        modules = safe_json.read(listing)
         kinds = [module["type"].rsplit(".", 1)[-1] for module in modules]
         if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
             return False
-        pooling = json.loads((path / modules[1]["path"] / "config.json").read_text("utf-8"))
+        pooling = safe_json.read(path / modules[1]["path"] / "config.json")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtefactCorrupt(f"{path} has an unreadable modules.json: {error}") from error
     if "pooling_mode" in pooling:
@@ -160,6 +169,7 @@ def _load_plain(
     path: Path, adapter: Path | None, device: str, batch_size: int
 ) -> tuple[_Embed, int]:
     """Load with transformers; vectors are means over the tokens of the last layer, normalised."""
+    interrupt.import_apart("torch", "transformers")
     import torch
     import transformers
     from safetensors import SafetensorError
@@ -168,15 +178,19 @@ def _load_plain(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         with quiet_loading(transformers):
-            tokenizer: Any = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
+            # What spells out a control token, such as [SEP], is data like any other text.
+            tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
+                path, split_special_tokens=True, **safely(path)
+            )
             model: Any = transformers.AutoModel.from_pretrained(
-                path, local_files_only=True, use_safetensors=True, dtype=torch.float32
+                path, use_safetensors=True, dtype=torch.float32, **safely(path)
             )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ArtefactCorrupt(f"{path} cannot be loaded as an encoder: {error}") from error
     if adapter is not None:
         model = _merge(model, adapter)
     model.to(device).eval()
+    look_between_layers(model)
     dimension = int(model.config.hidden_size)
     max_tokens = _max_tokens(path, tokenizer, model.config)
 
@@ -205,6 +219,7 @@ def _merge(model: Any, adapter: Path) -> Any:
     from peft import PeftModel
     from safetensors import SafetensorError
 
+    check_loadable(adapter)
     try:
         with warnings.catch_warnings():
             # PEFT 0.21 asks transformers 5 by a name that it warns about.
@@ -223,20 +238,24 @@ def _max_tokens(path: Path, tokenizer: Any, config: Any) -> int:
     limits = [tokenizer.model_max_length, getattr(config, "max_position_embeddings", 512)]
     own = path / "sentence_bert_config.json"
     if own.is_file():
-        limits.append(json.loads(own.read_text("utf-8")).get("max_seq_length"))
+        limits.append(safe_json.read(own).get("max_seq_length"))
     return int(min(limit for limit in limits if limit))
 
 
 def _load_sentence_transformer(
     path: Path, adapter: Path | None, device: str, batch_size: int
 ) -> tuple[_Embed, int]:
+    interrupt.import_apart("torch", "sentence_transformers")
     import transformers
     from sentence_transformers import SentenceTransformer
 
     try:
         with quiet_loading(transformers):
             model: Any = SentenceTransformer(
-                str(path), device=None if device == "auto" else device, local_files_only=True
+                str(path),
+                device=None if device == "auto" else device,
+                model_kwargs={"use_safetensors": True},
+                **safely(path),
             )
     except (OSError, ValueError, KeyError) as error:
         raise ArtefactCorrupt(f"{path} cannot be loaded as an encoder: {error}") from error

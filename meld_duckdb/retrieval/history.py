@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
+from meld_duckdb import safe_json
+
 KEPT = 20
 """Operations that can be undone; what only older ones need is removed from the disk."""
 
@@ -118,7 +120,7 @@ class History:
         with self._reading() as connection:
             query = "SELECT lance FROM history ORDER BY version DESC LIMIT 1"
             row = connection.execute(query).fetchone()
-        return dict(json.loads(row[0])) if row else {}
+        return dict(safe_json.loads(row[0])) if row else {}
 
     def operations(self) -> list[Operation]:
         """The operations that can be gone back to, oldest first."""
@@ -127,7 +129,9 @@ class History:
                 "SELECT version, at, what, lance, n_rows FROM history ORDER BY version"
             ).fetchall()
         return [
-            Operation(v, dt.datetime.fromisoformat(at), what, json.loads(lance), json.loads(n))
+            Operation(
+                v, dt.datetime.fromisoformat(at), what, safe_json.loads(lance), safe_json.loads(n)
+            )
             for v, at, what, lance, n in rows
         ]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import errno
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from meld_duckdb import interrupt
 from meld_duckdb.errors import ArtefactCorrupt, ArtefactError
 from meld_duckdb.settings import prepare_lance
 
 if TYPE_CHECKING:
     from lancedb.table import LanceTable
 
-__all__ = ["EXACT_BELOW", "Lance", "LanceTable", "words_query"]
+__all__ = ["EXACT_BELOW", "MENDING", "Lance", "LanceTable", "words_query"]
 
 EXACT_BELOW = 100_000
 """Rows from which on a vector index is made; below, a scan is exact and takes milliseconds."""
@@ -32,7 +34,14 @@ SMALL_FRAGMENTS = 24
 _GRACE_S = 60.0
 """Age below which a version is never removed: somebody may be reading it."""
 
+_NEVER = dt.timedelta(days=100_000)
 _LAST = 2**64 - 1
+MENDING = (
+    "go back to an earlier state (meld workspace versions, meld workspace rollback), or keep what "
+    "can be read: meld workspace rebuild"
+)
+"""The hint for a table that is damaged."""
+
 _FULL = ("no space left", "os error 28", "file too large", "os error 27", "disk quota")
 _REFUSED = ("permission denied", "os error 13", "read-only file system", "os error 30")
 
@@ -46,6 +55,7 @@ class Lance:
 
     def __init__(self, path: Path) -> None:
         prepare_lance()
+        interrupt.import_apart("lancedb")
         import lancedb
 
         self.path = path
@@ -160,6 +170,22 @@ class Lance:
                     raise
                 made[0].rename(made[0].with_suffix(".damaged"))
 
+    def put_aside_unreadable(self) -> dict[str, Path]:
+        """Rename the tables that cannot be read to their end; gives their new places by name."""
+        found = {}
+        for name in self.names():
+            try:
+                table = self.open(name)
+                if table is not None:
+                    with self.guard(name):
+                        for _ in table.search().limit(None).to_batches():
+                            interrupt.check()
+            except ArtefactCorrupt:
+                found[name] = self.path / f"{name}.damaged"
+                shutil.rmtree(found[name], ignore_errors=True)
+                (self.path / f"{name}.lance").rename(found[name])
+        return found
+
     def earlier(self, name: str, depth: int) -> Iterator[LanceTable]:
         """Up to ``depth`` versions before the newest, newest first."""
         newest = self.open(name)
@@ -194,7 +220,8 @@ class Lance:
                 return False
             if _vectors_lack_index(table):
                 _index_vectors(table)
-            table.optimize()
+            # Left to itself, LanceDB would remove what is older than a week, needed or not.
+            table.optimize(cleanup_older_than=_NEVER)
         return True
 
     def forget_before(self, name: str, oldest: int | None) -> None:
@@ -209,7 +236,9 @@ class Lance:
             made = {int(v["version"]): v["timestamp"] for v in table.list_versions()}
             if oldest not in made or min(made) == oldest:
                 return
-            age = time.time() - made[oldest].timestamp() + 0.001  # the time is local, without zone
+            # The clock may have been set back since: what is needed may look older than it is.
+            needed = min(at.timestamp() for version, at in made.items() if version >= oldest)
+            age = time.time() - needed + 0.001
             table.optimize(cleanup_older_than=dt.timedelta(seconds=max(age, _GRACE_S)))
 
     @contextmanager
@@ -244,8 +273,7 @@ class Lance:
             )
         return ArtefactCorrupt(
             f"the LanceDB table {path} is damaged: {_short(text)}",
-            hint="go back to an earlier state (meld workspace versions, meld workspace rollback), "
-            "or remove index.lance and catalogue.sqlite, then index and learn again",
+            hint=MENDING,
         )
 
 

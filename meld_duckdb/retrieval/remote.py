@@ -34,7 +34,8 @@ from meld_duckdb.retrieval.remote_call import (
     Slots,
     Timing,
 )
-from meld_duckdb.settings import REMOTE_SERVICES, Settings, complain
+from meld_duckdb.setting_checks import REMOTE_SERVICES, complain
+from meld_duckdb.settings import Settings
 
 if TYPE_CHECKING:
     import httpx

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from meld_duckdb import safe_json
 from meld_duckdb.retrieval.remote_sources import VERSION
 from meld_duckdb.workspace import set_aside
 
@@ -123,7 +124,7 @@ class RemoteCache:
 def _decode(text: str) -> tuple[str, ...] | None:
     """Read stored sentences; what is damaged counts as not stored."""
     try:
-        sentences = json.loads(text)
+        sentences = safe_json.loads(text)
     except (ValueError, TypeError):
         return None
     good = isinstance(sentences, list) and all(isinstance(s, str) for s in sentences)

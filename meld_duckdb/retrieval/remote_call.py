@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import datetime as dt
 import email.utils
-import json
 import random
 import threading
 import time
@@ -16,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from meld_duckdb import interrupt
+from meld_duckdb import interrupt, safe_json
 from meld_duckdb.retrieval import remote_sources as sources
 from meld_duckdb.retrieval.remote_breaker import Breaker, Failure
 from meld_duckdb.settings import Settings
@@ -363,8 +362,8 @@ def _read(reply: Reply) -> object:
     if reply.status != _OK:
         raise Failed(f"status {reply.status}")
     try:
-        answer: object = json.loads(reply.body)
-    except (ValueError, RecursionError) as error:
+        answer: object = safe_json.loads(reply.body)
+    except ValueError as error:
         raise Failed("the answer is not JSON") from error
     return answer
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 from meld_duckdb.errors import ArtefactCorrupt, ArtefactIncompatible
 from meld_duckdb.locks import FileLock
 from meld_duckdb.retrieval import schema
-from meld_duckdb.retrieval.lance import Lance
+from meld_duckdb.retrieval.lance import MENDING, Lance
 
 if TYPE_CHECKING:
     from meld_duckdb.retrieval.lance import LanceTable
@@ -145,6 +145,22 @@ class RowStore:
         rows: list[dict[str, Any]] = [row for batch in batches for row in batch.to_pylist()]
         return sorted(rows, key=lambda row: str(row["key"]))
 
+    def remove_where_damaged(
+        self, name: str, columns: Sequence[str], read: Callable[[dict[str, Any]], object]
+    ) -> int:
+        """Forget the rows that a reader of some columns finds damaged; gives how many."""
+        table = self._open(name)
+        keys: list[str] = []
+        for batch in () if table is None else self._all(name, table, ["key", *columns]):
+            for row in batch.to_pylist():
+                try:
+                    read(row)
+                except ArtefactCorrupt:
+                    keys.append(row["key"])
+        if keys:
+            self._delete(name, schema.sql_in("key", keys))
+        return len(keys)
+
     def forget_vectors(self, dimension: int) -> None:
         """Forget the vectors of all tables: from now on they have another length."""
         for name in self.lance.names():
@@ -168,6 +184,5 @@ class RowStore:
         """Word the damage of a table that LanceDB itself does not see."""
         return ArtefactCorrupt(
             f"the LanceDB table {self.lance.path / f'{name}.lance'} is damaged: {what}",
-            hint="go back to an earlier state (meld workspace versions, meld workspace rollback), "
-            "or index or learn again",
+            hint=MENDING,
         )

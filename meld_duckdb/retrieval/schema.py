@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from meld_duckdb import safe_json
 from meld_duckdb.records import Record, digest, make_record, plain_text
 from meld_duckdb.tasks.base import Demonstration, Query
 
@@ -214,7 +215,7 @@ def encode_record(record: Record) -> str:
 
 def decode_record(text: str) -> Record:
     """The record of `encode_record`."""
-    return make_record(dict(json.loads(text)))
+    return make_record(dict(safe_json.loads(text)))
 
 
 def encode_query(query: Query) -> str:
@@ -231,7 +232,7 @@ def encode_query(query: Query) -> str:
 
 def decode_query(text: str) -> Query:
     """The query of `encode_query`."""
-    fields: dict[str, Any] = json.loads(text)
+    fields: dict[str, Any] = safe_json.loads(text)
     domain = fields["domain"]
     return Query(
         tuple(make_record(dict(items)) for items in fields["records"]),

@@ -298,6 +298,16 @@ class Store(Knowledge):
         """Forget a table's name."""
         self._delete("tables", f"key = {sql_text(name)}")
 
+    def remove_damaged(self) -> dict[str, int]:
+        """Forget labels and rows that are not what was stored; gives how many of each."""
+        columns = ("position", "record_digest", "fields")
+        return {
+            "labels": self.remove_where_damaged("labels", ("task", "query"), self._label_query),
+            "rows": self.remove_where_damaged(
+                "entries", columns, lambda row: self._stored_record(*(row[c] for c in columns))
+            ),
+        }
+
     def is_of_version_1(self) -> bool:
         """Tell whether the rows were written before vectors knew their encoder."""
         tables = (self.lance.open(name) for name in ("entries", "labels"))
@@ -326,13 +336,17 @@ class Store(Knowledge):
         for batch in self._batches("entries", table, where, names):
             columns = (batch.column(name).to_pylist() for name in names)
             for position, record_digest, fields in zip(*columns, strict=True):
-                try:
-                    record = found[position] = schema.decode_record(fields)
-                except ValueError as error:
-                    raise self.damaged("entries", f"row {position} cannot be read") from error
-                if record.digest != record_digest:
-                    raise self.damaged("entries", f"row {position} is not what was stored")
+                found[position] = self._stored_record(position, record_digest, fields)
         return [found[position] for position in sorted(found)]
+
+    def _stored_record(self, position: int, record_digest: str, fields: str) -> Record:
+        try:
+            record = schema.decode_record(fields)
+        except ValueError as error:
+            raise self.damaged("entries", f"row {position} cannot be read") from error
+        if record.digest != record_digest:
+            raise self.damaged("entries", f"row {position} is not what was stored")
+        return record
 
     def _checked(self, column: pa.Array) -> np.ndarray:
         """Vectors of a column, float32 [n, d]; each must be of length 1, or nothing but zeros."""

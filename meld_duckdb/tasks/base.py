@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from meld_duckdb import safe_json
 from meld_duckdb.records import Record, digest, make_record
 
 
@@ -51,7 +52,7 @@ class Query:
     @staticmethod
     def from_json(text: str) -> Query:
         """Read what `to_json` wrote."""
-        fields: dict[str, Any] = json.loads(text)
+        fields: dict[str, Any] = safe_json.loads(text)
         domain = fields["domain"]
         return Query(
             tuple(make_record(dict(items)) for items in fields["records"]),

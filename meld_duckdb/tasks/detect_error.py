@@ -38,7 +38,7 @@ class DetectErrorTask:
 
     def parse(self, query: Query, completion: Completion) -> Answer:
         """Read the share of ``error`` among the two answer words."""
-        return parse_binary(completion)
+        return parse_binary(completion, self.labels)
 
 
 def _question(query: Query, max_chars: int) -> str:

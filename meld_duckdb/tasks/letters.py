@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from meld_duckdb.records import plain_text
 from meld_duckdb.tasks.base import Answer, Completion, Query
 from meld_duckdb.tasks.binary import LANGUAGE_MODEL_TIER
 from meld_duckdb.tasks.serialise import as_data, quote
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_MOST_ANSWER_CHARS = 200
 MOST_OPTIONS = len(LETTERS)
 """Options that a language model can be offered at once."""
 
@@ -30,10 +32,10 @@ def list_options(domain: Sequence[str]) -> str:
 
 
 def shown_answer(domain: Sequence[str] | None, answer: str) -> str:
-    """What a demonstration answers: the letter of its option, or the option itself."""
+    """What a demonstration answers: the letter of its option, or the option itself on one line."""
     if domain and answer in domain[:MOST_OPTIONS]:
         return LETTERS[domain.index(answer)]
-    return answer
+    return plain_text(answer, _MOST_ANSWER_CHARS)
 
 
 def parse_letter(query: Query, completion: Completion) -> Answer:

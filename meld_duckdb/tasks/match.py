@@ -39,7 +39,7 @@ class MatchTask:
 
     def parse(self, query: Query, completion: Completion) -> Answer:
         """Read the share of ``match`` among the two answer words."""
-        return parse_binary(completion)
+        return parse_binary(completion, self.labels)
 
 
 def _question(query: Query, max_chars: int) -> str:

@@ -7,9 +7,9 @@ Columns that only number rows are left out, as in prompts.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 
+from meld_duckdb import safe_json
 from meld_duckdb.records import Record, is_key_column, is_missing, plain_text
 from meld_duckdb.tasks.base import Query
 
@@ -96,7 +96,7 @@ def _flat(value: str) -> str:
     if not value.startswith("["):
         return value
     try:
-        items = json.loads(value)
+        items = safe_json.loads(value)
     except ValueError:
         return value
     return ", ".join(_items(items)) if isinstance(items, list) else value

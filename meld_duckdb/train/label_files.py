@@ -292,7 +292,8 @@ def _report(
             f"no label can be read from {file.source}: {why}",
             hint="see docs/guide/train.md for what a file of labels looks like",
         )
-    read = ", ".join(f"{counts[s]} {s}" for s in ("train", "valid", "test") if counts.get(s))
+    order: tuple[Split, ...] = ("train", "valid", "test")
+    read = ", ".join(f"{counts[s]} {s}" for s in order if counts.get(s))
     into.lines.append(f"{file.source}: {file.task}, {layout.kind}, {n_rows} rows: {read}")
     if layout.unread:
         into.lines.append(f"{file.source}: not read: {', '.join(layout.unread)}")

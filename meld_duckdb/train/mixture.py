@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from meld_duckdb import safe_json
 from meld_duckdb.models import model_digest
 from meld_duckdb.planner.adapter_card import AdapterCard
 from meld_duckdb.planner.gate import gate_json, gate_name
@@ -378,7 +379,7 @@ class MixtureTraining:
         file = self._folder / group.name / "path.json"
         if not file.is_file():
             return ()
-        return tuple(json.loads(file.read_text("utf-8"))["path"])
+        return tuple(safe_json.read(file)["path"])
 
     def _inputs(self, group: LabelGroup) -> tuple[str, ...]:
         """What every stage of a group depends on."""

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from meld_duckdb import safe_json
 from meld_duckdb.errors import ArtefactCorrupt
 from meld_duckdb.records import digest
 from meld_duckdb.tasks.base import Query
@@ -67,7 +68,7 @@ def read_rows(path: Path) -> list[TrainingRow]:
     if not path.is_file():
         return []
     try:
-        found = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        found = [safe_json.loads(line) for line in path.read_text("utf-8").splitlines()]
         return [TrainingRow(**{**row, "query": Query.from_json(row["query"])}) for row in found]
     except (ValueError, KeyError, TypeError) as error:
         raise ArtefactCorrupt(

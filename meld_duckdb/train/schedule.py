@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from meld_duckdb.progress import duration
 from meld_duckdb.train.expert import may_have_expert
 from meld_duckdb.train.rows import TrainingRow
 
@@ -49,15 +50,6 @@ def _words(names: Sequence[str], seconds: Mapping[str, float]) -> str:
         return ""
     bound = "about" if len(known) == len(names) else "more than"
     return f"{bound} {duration(sum(known))} left in all"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words, such as ``"3 min 20 s"``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def names_of(stage: str, labels: Mapping[str, Sequence[TrainingRow]]) -> list[str]:

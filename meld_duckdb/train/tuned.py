@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from meld_duckdb import safe_json
 from meld_duckdb.engine.cross_encoder import tidy_adapter
 from meld_duckdb.models import model_digest
 from meld_duckdb.workspace import ADAPTER_CARD
@@ -72,7 +73,7 @@ def write_tuned(
 def read_tuned(folder: Path) -> Tuned | None:
     """What came of the tuning that wrote a directory; None where there is no such directory."""
     try:
-        card = json.loads((folder / ADAPTER_CARD).read_text("utf-8"))
+        card = safe_json.read(folder / ADAPTER_CARD)
         return Tuned(card["used"], card["reason"], card["metrics"], 0.0)
     except (OSError, ValueError, KeyError, TypeError):
         return None

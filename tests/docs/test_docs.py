@@ -78,7 +78,8 @@ def test_the_examples_of_the_reference_run(con: duckdb.DuckDBPyConnection, name:
     con.execute(PRELUDE)
     rows = con.execute(EXAMPLES[name]).fetchall()
     assert name in EXAMPLES[name]
-    assert rows or name in {"meld.stats", "meld.errors", "meld.experts", "meld.join"}
+    empty = {"meld.stats", "meld.errors", "meld.experts", "meld.join", "meld.certificates"}
+    assert rows or name in empty
 
 
 @pytest.mark.parametrize("page", GUIDE, ids=lambda page: page.stem)

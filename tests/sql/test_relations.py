@@ -349,7 +349,7 @@ def test_options_are_those_of_the_sql_function(con: duckdb.DuckDBPyConnection, n
     tables = {"left": "l", "right": "r", "table": "t"}
     assert sorted(tables.get(n, n) for n in own if n != "connection") == sorted(parameters)
     sql = "".join((SQL / f"{family}.sql").read_text("utf-8") for family in ("tables", "retrieval"))
-    head = sql[sql.index(f"MACRO meld.{name}(") :].split(") AS TABLE")[0]
+    head = sql[sql.index(f"MACRO meld.{name}(") :].split(") AS TABLE")[0].replace('"', "")
     for option, parameter in own.items():
         if option == "connection" or parameter.default is inspect.Parameter.empty:
             continue

@@ -324,8 +324,19 @@ def test_threads_get_their_own_answers(engine: TransformersBackend) -> None:
     assert len(results) == 4
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.cuda.OutOfMemoryError(),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory"
+        ),
+        MemoryError(),
+    ],
+    ids=["device", "host", "python"],
+)
 def test_memory_runs_out_on_big_batches_only(
-    engine: TransformersBackend, monkeypatch: pytest.MonkeyPatch
+    engine: TransformersBackend, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     prompts = [Prompt(SYSTEM, TURNS, f"title: {n}", ("yes", "no")) for n in range(4)]
     expected = answers(engine, prompts)
@@ -333,7 +344,7 @@ def test_memory_runs_out_on_big_batches_only(
 
     def scarce(jobs: Sequence[Job]) -> list[Completion]:
         if len(jobs) > 1 or jobs[0].position == 2:
-            raise torch.cuda.OutOfMemoryError
+            raise error
         return score(jobs)
 
     monkeypatch.setattr(engine._decoder, "score", scarce)

@@ -19,7 +19,8 @@ from meld_duckdb.retrieval.remote_sources import (
     endpoint,
     refusal,
 )
-from meld_duckdb.settings import REMOTE_SERVICES, Settings
+from meld_duckdb.setting_checks import REMOTE_SERVICES
+from meld_duckdb.settings import Settings
 
 SETTINGS = Settings()
 HIT = {"search": [{"id": "Q18216", "label": "aspirin", "description": "medication"}], "success": 1}

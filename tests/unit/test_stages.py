@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from meld_duckdb.locks import FileLock
-from meld_duckdb.train.schedule import Schedule, duration
+from meld_duckdb.progress import duration
+from meld_duckdb.train.schedule import Schedule
 from meld_duckdb.train.stages import Stage, read_stages, run_stage
 from meld_duckdb.workspace import Workspace, change_manifest, open_workspace, read_manifest
 

@@ -14,7 +14,7 @@ WITH checked AS (SELECT * FROM {{ model }}),
 wrong AS (
     SELECT *
     FROM meld.find_errors(
-        'checked', columns := ['{{ column_name }}'], id := '{{ id }}', tier := '{{ tier }}'
+        'checked', columns := ['{{ column_name | replace("'", "''") }}'], id := '{{ id | replace("'", "''") }}', tier := '{{ tier | replace("'", "''") }}'
         {%- if threshold is not none %}, threshold := {{ threshold }}{% endif %})
 )
 

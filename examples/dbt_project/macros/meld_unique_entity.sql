@@ -19,7 +19,7 @@ WITH checked AS (
 
 SELECT id, cluster_id AS same_as, cluster_size AS n_rows
 FROM meld.dedupe(
-    'checked', id := '{{ id }}', tier := '{{ tier }}'
+    'checked', id := '{{ id | replace("'", "''") }}', tier := '{{ tier | replace("'", "''") }}'
     {%- if threshold is not none %}, threshold := {{ threshold }}{% endif %})
 WHERE id <> cluster_id
 {% endtest %}

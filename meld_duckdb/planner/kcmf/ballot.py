@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from meld_duckdb.kcmf import prompts as wording
 from meld_duckdb.kcmf.ensemble import Vote, count
 from meld_duckdb.kcmf.prompts import Mode, Parts, Worded
-from meld_duckdb.kcmf.rules import YES
+from meld_duckdb.kcmf.rules import NO, YES
+from meld_duckdb.planner.budget import is_over
 from meld_duckdb.planner.kcmf.asking import Said
 from meld_duckdb.planner.options import Options
 from meld_duckdb.tasks.base import Answer, Evidence
@@ -61,6 +62,9 @@ class Ballot:
     def answer(self, options: Options) -> Answer:
         """The majority, or why there is none."""
         evidence = tuple(self._evidence)
+        over = next((error for error in self._failures if is_over(error)), None)
+        if over is not None:  # the votes that are missing will be there the next time
+            return Answer(tier=LANGUAGE_MODEL_TIER, evidence=evidence, error=over)
         if not self._votes:
             error = self._failures[0] if self._failures else "no_vote: no source was asked"
             return Answer(tier=LANGUAGE_MODEL_TIER, evidence=evidence, error=error)
@@ -82,4 +86,5 @@ class Ballot:
 def _vote(source: str, mode: Mode, said: Said) -> Vote:
     if mode == "generate":
         return Vote(source, wording.read_answer(said.text or ""))
-    return Vote(source, said.text, said.probability)
+    answer = said.text if said.text in {YES, NO} else None
+    return Vote(source, answer, said.probability)

@@ -36,6 +36,7 @@ from meld_duckdb.planner.kcmf.sources import (
 )
 from meld_duckdb.planner.options import NO_RULES, Options
 from meld_duckdb.planner.tables import Context
+from meld_duckdb.planner.trace import note_source
 from meld_duckdb.records import digest
 from meld_duckdb.settings import AnswerSettings
 from meld_duckdb.tasks.base import Answer, Demonstration, Query
@@ -160,6 +161,7 @@ class Matcher:
             said = self._ask(call.mode, [parts[i] for i in voting], asker)
             for i, (worded, one) in zip(voting, said, strict=True):
                 ballots[i].count(source.name, call.mode, parts[i], worded, one)
+                note_source(worded.prompt, source.name)
             for ballot, question in zip(ballots, asked, strict=True):
                 ballot.miss(known.failures.get(i.record.digest) for i in question.pair)
         return [ballot.answer(options) for ballot in ballots]

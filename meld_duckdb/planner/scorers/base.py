@@ -10,6 +10,7 @@ import numpy as np
 
 from meld_duckdb.features.load import Calibration, calibration_digest, load_calibration
 from meld_duckdb.planner.tables import Context
+from meld_duckdb.planner.trace import note_features
 from meld_duckdb.records import digest
 from meld_duckdb.tasks.base import Answer, Demonstration, Evidence, Query
 
@@ -96,6 +97,7 @@ def binary_answers(
     model: Explained, threshold: float, rows: np.ndarray, labels: tuple[str, str]
 ) -> list[Answer]:
     """Answer a binary task from feature rows: probability, and what spoke for it most."""
+    note_features(model, rows)
     return [
         Answer(
             value=labels[0] if probability >= threshold else labels[1],

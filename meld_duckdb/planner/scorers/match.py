@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from meld_duckdb import interrupt
+from meld_duckdb import interrupt, progress
 from meld_duckdb.errors import ArtefactCorrupt
 from meld_duckdb.features.context import comparable_text
 from meld_duckdb.features.fit_blend import enough
@@ -16,6 +16,7 @@ from meld_duckdb.features.match import Preparer, pair_features, select_features
 from meld_duckdb.features.match_fit import FittedMatcher
 from meld_duckdb.features.text import words
 from meld_duckdb.features.trees import TreeEnsemble
+from meld_duckdb.planner.budget import late_error
 from meld_duckdb.planner.options import Options
 from meld_duckdb.planner.scorers.base import (
     COSINE_DIGITS,
@@ -119,19 +120,24 @@ class MatchScorer(Calibrated):
             pairs: Positions in it, int [n, 2]; pairs of the same rows are best near each other.
 
         Returns:
-            float64 [n].
+            float64 [n]; NaN for those that the budget of the call was not enough for.
         """
         model = self.calibration.variant("context").model
         tables = self._tables.pair(table, table)
         records, prepare = tables.left.records, Preparer(tables.weights)
         found = np.zeros(len(pairs))
+        progress.expect(len(pairs))
         context = tables.context_features(pairs)
         for start in range(0, len(pairs), _BULK):
             interrupt.check()
+            if late_error() is not None:
+                found[start:] = np.nan
+                return found
             cut = slice(start, start + _BULK)
             part = [(records[i], records[j]) for i, j in pairs[cut].tolist()]
             alone = pair_features(part, self._cosine(model, part), tables.weights, prepare)
             found[cut] = model.predict(select_features(model.features, alone, context[cut]))
+            progress.settled({"t0": len(part)})
         worded = np.array([_comparable(record) for record in records], dtype=bool)
         for i in np.flatnonzero(~worded[pairs].all(axis=1)):
             a, b = pairs[i]
