@@ -39,6 +39,9 @@ ODDS_DIGITS = 3
 _SCORING = "mean-pooled/1"
 """Changes whenever the same weights could score the same pair differently."""
 
+_MOST_TOKEN_CHARS = 8
+"""Characters of a token on average that are read at most; English has four to five."""
+
 
 class CrossEncoder:
     """Scores pairs of texts; several threads may call it, their batches take turns.
@@ -237,9 +240,15 @@ def tidy_adapter(folder: Path) -> None:
 
 
 def tokenise(tokenizer: Any, pairs: Sequence[tuple[str, str]], max_tokens: int) -> list[Any]:
-    """Tokenise pairs, not yet padded, in order; a text that is no valid Unicode is mended."""
+    """Tokenise pairs, not yet padded, in order; a text that is no valid Unicode is mended.
+
+    Of a very long text the beginning is read: what a pair has too much, the tokenizer keeps in as
+    many pieces as there are combinations of both sides, gigabytes of them.
+    """
+    most = max_tokens * _MOST_TOKEN_CHARS
     first, second = (
-        [pair[side].encode("utf-8", "replace").decode("utf-8") for pair in pairs] for side in (0, 1)
+        [pair[side][:most].encode("utf-8", "replace").decode("utf-8") for pair in pairs]
+        for side in (0, 1)
     )
     encoded = tokenizer(first, second, truncation="longest_first", max_length=max_tokens)
     return [{name: encoded[name][i] for name in encoded} for i in range(len(pairs))]
