@@ -30,7 +30,8 @@ SLACK_S = 20.0
 """Seconds after which it must have ended, on a machine that is busy with other things."""
 
 SLOW = f"""
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests may run where it is ignored
 sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
 from meld_duckdb.planner import loaded
