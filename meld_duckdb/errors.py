@@ -135,3 +135,26 @@ def unknown_name(kind: str, got: str, known: Iterable[str]) -> tuple[str, str]:
     if close:
         hint = f"did you mean {close[0]!r}? {hint}"
     return f"unknown {kind} {got!r}", hint
+
+
+_FULL = (
+    "no space left",
+    "os error 28",
+    "disk quota exceeded",
+    "file too large",
+    "os error 27",
+    "unexpected pos",  # PyTorch, of a file that it could not write to its end
+)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error, of whatever library, says that a file could not grow."""
+    return any(word in str(error).lower() for word in _FULL)
+
+
+def no_space(what: str) -> ArtefactError:
+    """Word that something could not be written."""
+    return ArtefactError(
+        f"there is no space left to write {what}",
+        hint="make space and run it again; what was stored before is kept",
+    )

@@ -17,7 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from meld_duckdb import safe_json
-from meld_duckdb.errors import ArtefactCorrupt, ArtefactError, ArtefactIncompatible, ConfigError
+from meld_duckdb.errors import (
+    ArtefactCorrupt,
+    ArtefactError,
+    ArtefactIncompatible,
+    ConfigError,
+    no_space,
+)
 from meld_duckdb.locks import FileLock
 
 SCHEMA_VERSION = 2
@@ -358,10 +364,7 @@ def unusable(path: Path, error: sqlite3.Error | OSError) -> ArtefactError:
             hint="make it anew from the index: meld workspace rebuild",
         )
     if "full" in str(error):
-        return ArtefactError(
-            f"there is no space left to write {path}",
-            hint="make space and run it again; what was stored before is kept",
-        )
+        return no_space(str(path))
     return ArtefactError(
         f"{path} cannot be used: {error}",
         hint="the workspace must be a directory that can be written; see meld doctor",

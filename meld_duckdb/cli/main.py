@@ -23,7 +23,7 @@ from meld_duckdb.cli.report import report
 from meld_duckdb.cli.serve import run_duckdb_shell, serve
 from meld_duckdb.cli.train import train
 from meld_duckdb.cli.workspace import workspace_group
-from meld_duckdb.errors import MeldError
+from meld_duckdb.errors import MeldError, is_full, no_space
 from meld_duckdb.settings import resolve
 
 _WORKSPACE = click.option(
@@ -221,6 +221,8 @@ def main() -> None:
             _leave_interrupted()
         if debug:
             raise
+        if "[MELD-" not in str(error) and is_full(error):
+            error = no_space(f"what is made: {one_line(error)}")
         click.echo(f"error: {one_line(error)}", err=True)
         if not isinstance(error, MeldError) and "[MELD-" not in str(error):
             click.echo("run with meld --debug ... for details", err=True)

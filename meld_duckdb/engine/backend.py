@@ -53,7 +53,13 @@ class Around:
         return self._backend.digest
 
 
-_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc")
+_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "bad_alloc",
+    "can't start new thread",
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

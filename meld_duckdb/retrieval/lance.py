@@ -6,7 +6,6 @@ The only module that imports lancedb. What a table means is told by `retrieval.s
 from __future__ import annotations
 
 import datetime as dt
-import errno
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from meld_duckdb import interrupt
-from meld_duckdb.errors import ArtefactCorrupt, ArtefactError
+from meld_duckdb.errors import ArtefactCorrupt, ArtefactError, is_full, no_space
 from meld_duckdb.settings import prepare_lance
 
 if TYPE_CHECKING:
@@ -42,7 +41,6 @@ MENDING = (
 )
 """The hint for a table that is damaged."""
 
-_FULL = ("no space left", "os error 28", "file too large", "os error 27", "disk quota")
 _REFUSED = ("permission denied", "os error 13", "read-only file system", "os error 30")
 
 
@@ -261,11 +259,8 @@ class Lance:
     def _worded(self, name: str, error: BaseException) -> ArtefactError:
         text, path = " ".join(str(error).split()), self.path / f"{name}.lance"
         lower = text.lower()
-        if getattr(error, "errno", None) == errno.ENOSPC or any(w in lower for w in _FULL):
-            return ArtefactError(
-                f"there is no space left to write {path}",
-                hint="make space and run it again; what was stored before is kept",
-            )
+        if is_full(error):
+            return no_space(str(path))
         if any(word in lower for word in _REFUSED):
             return ArtefactError(
                 f"{path} cannot be written: {_short(text)}",
