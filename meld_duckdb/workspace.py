@@ -181,6 +181,9 @@ def check_contents(path: Path) -> None:
                     hint="remove it if you do not know where it comes from; to keep a workspace "
                     "elsewhere, name that place or make all of it a link",
                 )
+        # Hidden ones are being written, or were when their writer was killed: nothing reads them,
+        # and the trainer of sentence-transformers puts pickles there.
+        folders[:] = [name for name in folders if not name.startswith(".")]
 
 
 def _wrong(root: str, path: str) -> str | None:

@@ -75,7 +75,7 @@ def annotate(con: duckdb.DuckDBPyConnection, text: str | None, tier: str) -> Ans
     return con.execute(
         "SELECT d.answer, NULL FROM (SELECT meld_annotate_column_detail("
         "[v[1], v[2], concat_ws(' ', v[3], ?), v[4], v[5]],"
-        f" {list(TYPES)}, {{'tier': '{tier}'}}) AS d FROM columns)",
+        f" {list(TYPES)}, {{'tier': '{tier}', 'min_probability': 0.0}}) AS d FROM columns)",
         [text],
     ).fetchall()
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 import resource
 import time
+from collections.abc import Callable
 
 from meld_duckdb.cli.main import main
 from meld_duckdb.planner import loaded
@@ -31,14 +32,12 @@ class OutOfMemoryError(RuntimeError):
     """What PyTorch raises, by the same name, where a device has no memory left."""
 
 
-FAULTS = {
-    "device": OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
-    "host": RuntimeError(
-        "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"
-    ),
-    "python": MemoryError(),
-    "defect": KeyError("layers.0"),
-    "file": OSError(5, "Input/output error"),
+FAULTS: dict[str, Callable[[], Exception]] = {
+    "device": lambda: OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    "host": lambda: RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to ..."),
+    "python": MemoryError,
+    "defect": lambda: KeyError("layers.0"),
+    "file": lambda: OSError(5, "Input/output error"),
 }
 
 
@@ -53,7 +52,7 @@ class SlowEncoder(HashingEncoder):
 def script(prompt: Prompt) -> Completion:
     """Answer as the scripted engine does, unless the prompt asks for a fault."""
     if "break-engine" in prompt.question:
-        raise FAULTS[os.environ["MELD_TEST_BREAK"]]
+        raise FAULTS[os.environ["MELD_TEST_BREAK"]]()
     return answer(prompt)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
@@ -28,7 +29,7 @@ def test_what_it_raises_is_one_error_and_what_was_finished_is_kept(
 ) -> None:
     def break_once(prompt: Prompt) -> Completion:
         if "break-engine" in prompt.question:
-            raise FAULTS[fault]
+            raise FAULTS[fault]()
         return first_choice(prompt)
 
     backend.script = break_once
@@ -46,15 +47,15 @@ def test_what_it_raises_is_one_error_and_what_was_finished_is_kept(
 
 
 @pytest.mark.parametrize(
-    "error",
-    [np._core._exceptions._ArrayMemoryError((1 << 40,), np.dtype(float)), FAULTS["host"]],
+    "make",
+    [lambda: np._core._exceptions._ArrayMemoryError((1 << 40,), np.dtype(float)), FAULTS["host"]],
     ids=["numpy", "torch"],
 )
 def test_no_memory_for_the_features_is_one_error(
-    con: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch, error: Exception
+    con: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch, make: Callable[[], Exception]
 ) -> None:
     def scarce(*given: object) -> None:
-        raise error
+        raise make()
 
     with monkeypatch.context() as patch:
         patch.setattr(MatchScorer, "score", scarce)
