@@ -189,8 +189,10 @@ class _Watch:
         self._on = True
 
     def _listen(self, descriptor: int) -> None:
+        poll = select.poll()  # select() refuses descriptors of 1,024 and more
+        poll.register(descriptor, select.POLLIN)
         while True:
-            select.select([descriptor], [], [])
+            poll.poll()
             with self._lock:
                 stopped = self.stop() if self._read() else []
             if stopped:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import hypothesis
 import pytest
 
 import meld_duckdb
+from meld_duckdb import service
 from meld_duckdb.planner import loaded
 from tests.scripted import HashingEncoder, ScriptedBackend, counted
 
@@ -18,15 +20,16 @@ DATA = Path(__file__).parent.parent.parent / "shared" / "data"
 
 
 @pytest.fixture(autouse=True)
-def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """Every test has its own workspace and no ``MELD_*`` variable but the model cache."""
-    import os
-
     for name in [n for n in os.environ if n.startswith("MELD_") and n != "MELD_MODEL_DIR"]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("MELD_WORKSPACE", str(tmp_path / "workspace"))
     monkeypatch.setenv("MELD_PROGRESS", "false")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    yield
+    for settings in [s for s in service._SESSIONS if tmp_path in s.workspace.parents]:
+        del service._SESSIONS[settings]  # their files stay open for the life of a process
 
 
 @pytest.fixture

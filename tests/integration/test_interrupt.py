@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pty
 import re
-import select
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.integration.test_kill import answers
+from tests.terminal import readable
 
 ROOT = Path(__file__).parent.parent.parent
 QUERY = (
@@ -131,7 +131,7 @@ def test_the_shell_stops_the_statement_and_stays(workspace: Path, tmp_path: Path
 
     def has(text: str) -> bool:
         nonlocal seen
-        if select.select([terminal], [], [], 0.1)[0]:
+        if readable(terminal, 0.1):
             seen += os.read(terminal, 65_536).decode("utf-8", "replace")
         return text in seen
 

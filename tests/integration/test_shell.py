@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pty
-import select
 import signal
 import sys
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from meld_duckdb import connect
 from meld_duckdb.cli.shell import completions
+from tests.terminal import readable
 
 
 class Terminal:
@@ -28,7 +28,7 @@ class Terminal:
         start = len(self.seen)
         while text not in self.seen[start:]:
             assert time.monotonic() < deadline, self.seen
-            if select.select([self.file], [], [], 0.2)[0]:
+            if readable(self.file, 0.2):
                 self.seen += os.read(self.file, 65536).decode("utf-8", "replace")
         return self.seen[start:]
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 import threading
@@ -126,15 +127,29 @@ def test_a_library_is_imported_once_and_whole(
     del sys.modules["slow_library"]
 
 
+def in_a_fork(files: int = 0) -> int:
+    """Fork, open some files; gives 0 if a call in the child was interrupted."""
+    child = os.fork()
+    if child == 0:
+        try:
+            for _ in range(files):
+                os.dup(0)
+            [error] = answered_by_a_thread(heedful)
+            os._exit(0 if isinstance(error, KeyboardInterrupt) else 1)
+        finally:
+            os._exit(2)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 def test_a_forked_process_watches_for_itself() -> None:
     with interrupt.answering():
-        child = os.fork()
-        if child == 0:
-            try:
-                [error] = answered_by_a_thread(heedful)
-                os._exit(0 if isinstance(error, KeyboardInterrupt) else 1)
-            finally:
-                os._exit(2)
-        _, status = os.waitpid(child, 0)
-        assert os.waitstatus_to_exitcode(status) == 0
+        assert in_a_fork() == 0
         interrupt.check()
+
+
+def test_a_process_with_many_open_files_is_watched() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < 2_000:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (2_000, hard))
+    with interrupt.answering():
+        assert in_a_fork(1_100) == 0
