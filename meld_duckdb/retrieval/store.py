@@ -308,11 +308,6 @@ class Store(Knowledge):
             ),
         }
 
-    def is_of_version_1(self) -> bool:
-        """Tell whether the rows were written before vectors knew their encoder."""
-        tables = (self.lance.open(name) for name in ("entries", "labels"))
-        return any(t is not None and "encoder" not in t.schema.names for t in tables)
-
     def migrate(self, encoder: str) -> None:
         """Give rows of version 1 the columns of today; their vectors are those of ``encoder``."""
         for name in ("entries", "labels"):
