@@ -22,14 +22,14 @@ Ask = Callable[[np.ndarray], Sequence[int]]
 MISS, HIT, FAILED = 0, 1, 2
 
 _FIRST = 0.003
-_RATIO = 1.12
+_RATIO = 1.08
 _LEAST_ROWS = 6
 _BATCH = 16
-_PILOT = 64
+_PILOT = 32
 _PILOT_SHARE = 1 / 16
 """Rows drawn before the first plan: at most so many, and such a share of all."""
 
-_PILOT_POWER = 0.25
+_PILOT_POWER = 0.5
 _POWERS = (0.25, 0.0, 0.125, 0.375)
 """Rows are drawn with weights that are such powers of how likely they are hits."""
 
@@ -39,7 +39,7 @@ _SPREAD = np.array([1.0, 0.5])
 """Shift and slope of the log-odds of a cheap answer, and variances of what they may really be."""
 
 _NEWTON_STEPS = 6
-_PRIOR = 2.0
+_PRIOR = 4.0
 """Rows that the probability of the cheap answer counts for in the rate of a stratum."""
 
 
