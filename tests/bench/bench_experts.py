@@ -1,11 +1,13 @@
 """What each part of the mixture of experts is worth, on several data sets in one workspace.
 
     python -m tests.bench.bench_experts --data DIR --keep DIR [--set TASK/NAME ...] [--rows 300]
-        [--seed 42 ...] [--variant NAME ...] [--epochs 2] [--rounds 2] [--quota 48] [--json FILE]
+        [--seed 42 ...] [--variant NAME ...] [--epochs 2] [--rounds 2] [--quota 48] [--extra 200]
+        [--labels N] [--max-chars 2000] [--json FILE]
 
-The few-shot labels of ``meld eval`` of all sets are taught to one workspace, ``meld train --stages
-experts`` runs, and the test rows (``--rows`` of each set, a tenth as many tuples, drawn by seed)
-are answered by tier 2 alone, so that what experts change is not hidden by tier 0. Variants:
+The few-shot labels of ``meld eval`` of all sets (or ``--labels`` of each, a tenth as many tuples)
+are taught to one workspace, ``meld train --stages experts`` runs, and the test rows (``--rows`` of
+each set, a tenth as many tuples, drawn by seed) are answered by tier 2 alone, so that what experts
+change is not hidden by tier 0. Variants:
 
     base             the language model without experts
     full             three experts, equal weights, everything trained
@@ -27,7 +29,7 @@ import argparse
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +72,23 @@ class Variant:
 
 @dataclass(frozen=True)
 class Costs:
-    """What training may cost: passes over the rows, rounds of refinement, rows that one adds."""
+    """What training may cost.
+
+    Attributes:
+        epochs: Passes over the rows.
+        rounds: Rounds of refinement.
+        quota: Rows that one adds.
+        extra: Rows of an expert that are no labels, at most.
+        labels: Labels of a set; None for its few-shot file.
+        max_chars: Characters of a prompt's records, about.
+    """
 
     epochs: int = 2
     rounds: int = 2
     quota: int = 48
+    extra: int = 200
+    labels: int | None = None
+    max_chars: int = 2_000
 
 
 # In this order, so that variants of the same training follow each other.
@@ -106,12 +120,16 @@ def measure(
     for name in names:
         task, _, wanted = name.partition("/")
         [found] = [d for d in find_datasets(data, task) if d.name == wanted]
-        limit = max(5, rows // CELLS) if task == "repair" else rows
-        request = Request(None, seed, "stratified", limit, False)
+        limit, labels = rows, costs.labels
+        if task == "repair":
+            limit = max(5, rows // CELLS)
+            labels = None if labels is None else max(5, labels // CELLS)
+        request = Request(labels, seed, "stratified", limit, False)
         cases += [(case, found) for case in prepare(task, found, request, None)]
     plain = MoeSettings(
-        lora=LoraSettings(seed=seed, epochs=costs.epochs),
+        lora=LoraSettings(seed=seed, epochs=costs.epochs, max_chars=costs.max_chars),
         refine=RefineSettings(rounds=costs.rounds, quota=costs.quota),
+        extra=costs.extra,
         demonstrations=variant.demonstrations,
         seed=seed,
     )
@@ -156,10 +174,13 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=Costs.epochs)
     parser.add_argument("--rounds", type=int, default=Costs.rounds)
     parser.add_argument("--quota", type=int, default=Costs.quota)
+    parser.add_argument("--extra", type=int, default=Costs.extra)
+    parser.add_argument("--labels", type=int)
+    parser.add_argument("--max-chars", type=int, default=Costs.max_chars)
     parser.add_argument("--keep", type=Path, required=True)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    costs = Costs(given.epochs, given.rounds, given.quota)
+    costs = Costs(**{f.name: getattr(given, f.name) for f in fields(Costs)})
     found: list[dict[str, Any]] = []
     if given.json and given.json.is_file():
         found = json.loads(given.json.read_text("utf-8"))
