@@ -29,6 +29,7 @@ from meld_duckdb.planner.stats import Outcome, Stats
 from meld_duckdb.planner.whole import Cell, ask_cells
 from meld_duckdb.records import Record, digest
 from meld_duckdb.retrieval.blocking import Candidates
+from meld_duckdb.retrieval.methods import Blocking
 from meld_duckdb.settings import Settings
 from meld_duckdb.tasks import ASKED
 from meld_duckdb.tasks.base import Answer, Evidence, Query, RowError
@@ -43,6 +44,11 @@ _MEMORY = CallMemory()
 def present_session(settings: Settings) -> Session | None:
     """The session of some settings, if this process has one already."""
     return _SESSIONS.get(settings)
+
+
+def use_session(session: Session) -> None:
+    """Let every service with a session's settings answer by it."""
+    _SESSIONS[session.settings] = session
 
 
 class Service(Protocol):
@@ -98,11 +104,7 @@ class LocalService:
         """Check the options of one call; what it does not say, the settings do."""
         own = self.settings
         return parse_options(
-            task,
-            given,
-            on_error=own.on_error,
-            max_calls=own.max_calls,
-            max_seconds=own.max_seconds,
+            task, given, on_error=own.on_error, max_calls=own.max_calls, max_seconds=own.max_seconds
         )
 
     def answer(self, function: str, task: str, arguments: Sequence[pa.Array]) -> pa.StructArray:
@@ -160,8 +162,7 @@ class LocalService:
         self,
         left: Sequence[Record],
         right: Sequence[Record],
-        k: int,
-        method: str,
+        how: Blocking,
         options: Options,
         *,
         same: bool,
@@ -170,7 +171,7 @@ class LocalService:
         """Block two tables and match the candidate pairs; one answer per candidate, in order."""
         started = time.perf_counter()
         with self._limited(options):
-            found = self.session.block(left, right, k, method, same=same)
+            found = self.session.block(left, right, how, same=same)
             answers, outcome = self.session.join(left, right, found, options)
         self._count(function, len(answers), outcome, time.perf_counter() - started)
         self._count_failures(
@@ -183,12 +184,12 @@ class LocalService:
         return found, answers
 
     def dedupe(
-        self, records: Sequence[Record], k: int, method: str, linkage: str, options: Options
+        self, records: Sequence[Record], how: Blocking, linkage: str, options: Options
     ) -> np.ndarray:
         """Cluster the rows of a table: the number of each row's cluster, from 0 by first row."""
         started = time.perf_counter()
         with self._limited(options):
-            clusters, answers, outcome = self.session.dedupe(records, k, method, linkage, options)
+            clusters, answers, outcome = self.session.dedupe(records, how, linkage, options)
         n_pairs = len(outcome.evaluated) + len(outcome.cached) + len(outcome.refused)
         self._count("meld.dedupe", n_pairs, outcome, time.perf_counter() - started)
         failures = [("", answer.error) for answer in answers if answer.error]

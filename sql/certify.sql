@@ -1,7 +1,7 @@
 -- Certificates; see retrieval.sql for the names.
 CREATE OR REPLACE MACRO meld.certify(
     task, l, r := NULL, accuracy := NULL, "precision" := NULL, recall := NULL, delta := NULL,
-    label_budget := NULL, labels := NULL, k := 10, method := 'lexical', columns := NULL,
+    label_budget := NULL, labels := NULL, k := 10, method := 'lexical', equal := NULL, columns := NULL,
     threshold := NULL, tier := NULL, l_id := 'id', r_id := NULL,
     max_calls := NULL, max_seconds := NULL
 ) AS TABLE
@@ -16,7 +16,7 @@ CREATE OR REPLACE MACRO meld.certify(
     FROM (SELECT unnest(__meld_certify(task, __meld_left, __meld_right, __meld_labels, {
               'accuracy': accuracy, 'precision': "precision", 'recall': recall, 'delta': delta,
               'label_budget': label_budget, 'labelled': labels IS NOT NULL, 'k': k,
-              'method': method, 'columns': columns, 'threshold': threshold, 'tier': tier,
+              'method': method, 'equal': equal, 'columns': columns, 'threshold': threshold, 'tier': tier,
               'l_id': l_id, 'r_id': coalesce(r_id, l_id), 'same': coalesce(r, l) = l,
               'max_calls': max_calls, 'max_seconds': max_seconds})) AS __meld_line
           FROM __meld_l, __meld_r, __meld_given);

@@ -9,7 +9,7 @@ CREATE OR REPLACE MACRO meld.index(t, embed := true, split := NULL) AS TABLE
     SELECT unnest(__meld_result) FROM __meld_done;
 
 CREATE OR REPLACE MACRO meld.block(
-    l, r, k := 10, method := 'ranked', l_id := 'id', r_id := 'id'
+    l, r, k := 10, method := 'ranked', l_id := 'id', r_id := 'id', equal := NULL
 ) AS TABLE
     WITH __meld_l AS MATERIALIZED (
              SELECT list(__meld_row) AS __meld_left FROM query_table(l) AS __meld_row),
@@ -17,7 +17,7 @@ CREATE OR REPLACE MACRO meld.block(
              SELECT list(__meld_row) AS __meld_right FROM query_table(r) AS __meld_row),
          __meld_pairs AS MATERIALIZED (
              SELECT unnest(__meld_block(__meld_left, __meld_right, {
-                 'k': k, 'method': method, 'same': l = r}))
+                 'k': k, 'method': method, 'equal': equal, 'same': l = r}))
                  AS __meld_pair
              FROM __meld_l, __meld_r),
          -- Keys are unnested once and joined by position: taking an item of a list of a million
@@ -39,7 +39,7 @@ CREATE OR REPLACE MACRO meld.block(
 
 CREATE OR REPLACE MACRO meld.join(
     l, r, k := 10, threshold := NULL, method := 'lexical', tier := NULL, on_error := NULL,
-    l_id := 'id', r_id := 'id',
+    l_id := 'id', r_id := 'id', equal := NULL,
     max_calls := NULL, max_seconds := NULL,
     accuracy := NULL, "precision" := NULL, recall := NULL, delta := NULL, label_budget := NULL
 ) AS TABLE
@@ -49,7 +49,7 @@ CREATE OR REPLACE MACRO meld.join(
              SELECT list(__meld_row) AS __meld_right FROM query_table(r) AS __meld_row),
          __meld_pairs AS MATERIALIZED (
              SELECT unnest(__meld_join(__meld_left, __meld_right, {
-                 'k': k, 'method': method, 'same': l = r, 'threshold': threshold, 'tier': tier,
+                 'k': k, 'method': method, 'equal': equal, 'same': l = r, 'threshold': threshold, 'tier': tier,
                  'on_error': on_error, 'max_calls': max_calls, 'max_seconds': max_seconds,
                  'accuracy': accuracy, 'precision': "precision", 'recall': recall, 'delta': delta, 'label_budget': label_budget})) AS __meld_pair
              FROM __meld_l, __meld_r)
@@ -63,6 +63,6 @@ CREATE OR REPLACE MACRO meld.join(
 COMMENT ON MACRO TABLE meld.index IS
     'Index a table by name: its rows become context and candidates of the other functions. split: column that says which split (train, test, ...) a row belongs to.';
 COMMENT ON MACRO TABLE meld.block IS
-    'The k rows of table r most likely the same as each row of table l: l_id, r_id, rank, score (similarity), recall_estimate (share of all matches among the pairs, by the overlap of two searches; NULL where one search was made). method: ranked (by a fitted order; large tables as union), lexical, static, dense, hybrid or union (lexical and vectors in both directions).';
+    'The k rows of table r most likely the same as each row of table l: l_id, r_id, rank, score (similarity), recall_estimate (share of all matches among the pairs, by the overlap of two searches; NULL where one search was made). method: ranked (by a fitted order; large tables as union), lexical, static, dense, hybrid or union (lexical and vectors in both directions). equal: columns whose values have to be equal, [''brand''] or [''zip = postcode''].';
 COMMENT ON MACRO TABLE meld.join IS
-    'Pairs of rows that match: l_id, r_id, probability, tier, blocking_score.';
+    'Pairs of rows that match: l_id, r_id, probability, tier, blocking_score. equal: columns whose values have to be equal, [''brand''] or [''zip = postcode'']; other pairs are not compared.';

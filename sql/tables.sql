@@ -62,14 +62,14 @@ CREATE OR REPLACE MACRO meld.impute_nulls(
 
 CREATE OR REPLACE MACRO meld.dedupe(
     t, k := 10, threshold := NULL, method := 'lexical', linkage := 'majority', tier := NULL,
-    on_error := NULL, id := 'id',
+    on_error := NULL, id := 'id', equal := NULL,
     max_calls := NULL, max_seconds := NULL
 ) AS TABLE
     WITH __meld_rows AS MATERIALIZED (
              SELECT list(__meld_row) AS __meld_list FROM query_table(t) AS __meld_row),
          __meld_members AS MATERIALIZED (
              SELECT unnest(__meld_dedupe(t, __meld_list, {
-                 'k': k, 'method': method, 'linkage': linkage, 'threshold': threshold,
+                 'k': k, 'method': method, 'equal': equal, 'linkage': linkage, 'threshold': threshold,
                  'tier': tier, 'on_error': on_error, 'max_calls': max_calls, 'max_seconds': max_seconds})) AS __meld_member,
                  unnest(__meld_list) AS __meld_row
              FROM __meld_rows),
@@ -159,6 +159,6 @@ COMMENT ON MACRO TABLE meld.repairs IS
 COMMENT ON MACRO TABLE meld.impute_nulls IS
     'Cells of a table without a value: id, column, value, probability, tier, evidence, error.';
 COMMENT ON MACRO TABLE meld.dedupe IS
-    'Every row with the cluster of rows that describe the same entity: id, cluster_id (the least id of the cluster), cluster_size. Rows are together where most pairs of a cluster match.';
+    'Every row with the cluster of rows that describe the same entity: id, cluster_id (the least id of the cluster), cluster_size. Rows are together where most pairs of a cluster match. equal: columns whose values all rows of a cluster have in common.';
 COMMENT ON MACRO TABLE meld.match_schemas IS
     'The k likeliest columns of r for every column of l, both a database, schema or table: l_table, l_column, r_table, r_column, rank, probability, matches, tier, evidence. Only names, types and comments are read unless samples says how many values of each column; descriptions names a table (table_name, column_name, description). Method features (the default) or kcmf, which looks closely at the candidates of each column. Assignment many_to_many (the default) or one_to_one.';

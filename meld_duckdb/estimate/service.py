@@ -159,7 +159,7 @@ class EstimatingService(LocalService):
         counted = take_tally()
         tiers = np.array(counted.tiers)
         if not counted.n_computed:  # in bulk, not question by question
-            tiers = np.bincount([a.tier or 0 for a in outcome.answers], minlength=3)
+            tiers = np.bincount([tier or 0 for tier in outcome.tiers], minlength=3)
         with self._counting:
             line = self._functions.setdefault(function, _Function())
             line.n_rows += n_rows

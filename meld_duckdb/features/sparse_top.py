@@ -113,20 +113,23 @@ def _exact(
     return a[keep], b[keep], score[keep]
 
 
-def top_products(left: Any, partners: Any, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The ``most`` largest entries of each row of a product, computed by all cores.
+def top_products(
+    left: Any, partners: Any, most: int, threads: int | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The ``most`` largest entries of each row of a product.
 
     Args:
         left: ``csr_matrix`` float32 [n, d].
         partners: ``csr_matrix`` float32 [d, m].
         most: Entries kept of each row.
+        threads: Threads that compute; None for all cores.
 
     Returns:
         (row, column, entry), by row.
     """
     from sparse_dot_topn import sp_matmul_topn
 
-    threads = os.cpu_count() or 1
+    threads = threads or os.cpu_count() or 1
     product = sp_matmul_topn(left, partners, most, sort=True, n_threads=threads)
     rows = np.repeat(np.arange(product.shape[0]), np.diff(product.indptr))
     return rows, product.indices.astype(np.int64), product.data

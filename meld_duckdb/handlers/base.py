@@ -10,6 +10,8 @@ import pyarrow as pa
 from meld_duckdb.arrow import as_array, python_values, to_record
 from meld_duckdb.errors import ConfigError, InputError
 from meld_duckdb.records import Record, make_record
+from meld_duckdb.retrieval.groups import parse_equal
+from meld_duckdb.retrieval.methods import Blocking
 from meld_duckdb.service import LocalService
 from meld_duckdb.settings import Origin
 from meld_duckdb.udfs import SqlFunction
@@ -117,6 +119,38 @@ def one_of(options: Mapping[str, object], name: str, words: Sequence[str]) -> st
     if value not in words:
         raise ConfigError(f"option {name!r} is {value!r}, expected one of {', '.join(words)}")
     return str(value)
+
+
+def name_list(options: Mapping[str, object], name: str, example: str) -> list[str] | None:
+    """An option that is a list of names, or one name; None if it is not given.
+
+    Raises:
+        ConfigError: It is something else.
+    """
+    value = options.get(name)
+    if value is None:
+        return None
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+        raise ConfigError(
+            f"option {name!r} is {value!r}, expected a list of names",
+            hint=f"write {name} := {example}",
+        )
+    return names
+
+
+def blocking(options: Mapping[str, object], method: str) -> Blocking:
+    """How candidates are found, as options say.
+
+    Args:
+        options: Options of the call.
+        method: What holds where they do not say.
+    """
+    return Blocking(
+        whole_number(options, "k", 10),
+        str(options.get("method", method)),
+        parse_equal(name_list(options, "equal", "['brand']") or []),
+    )
 
 
 def flag(options: Mapping[str, object], name: str) -> bool:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from meld_duckdb.arrow import EVIDENCE_TYPE, column_types, evidence_rows
-from meld_duckdb.errors import ConfigError
-from meld_duckdb.handlers.base import HandlerBase, given_options, only_rows, table_records
+from meld_duckdb.handlers.base import (
+    HandlerBase,
+    given_options,
+    name_list,
+    only_rows,
+    table_records,
+)
 from meld_duckdb.planner.options import ALLOWED
 from meld_duckdb.planner.whole import Cell, chosen_columns
 from meld_duckdb.tasks import TASKS
@@ -58,7 +63,7 @@ class CellHandlers(HandlerBase):
     ) -> pa.Array:
         _, rows, options = only_rows(function, columns)
         given = given_options(options)
-        wanted = _names(given)
+        wanted = name_list(given, "columns", "['city', 'zip']")
         records = table_records(rows)
         cells = self.service.cells(
             name,
@@ -69,20 +74,6 @@ class CellHandlers(HandlerBase):
             _kinds(columns[1].type) if TASKS[task].labels is None else {},
         )
         return pa.array([[_line(c) for c in cells if shown(c.answer)]], _CELL)
-
-
-def _names(options: Mapping[str, object]) -> list[str] | None:
-    """Option ``columns``: a list of names, or one name."""
-    value = options.get("columns")
-    if value is None:
-        return None
-    names = [value] if isinstance(value, str) else value
-    if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
-        raise ConfigError(
-            f"option 'columns' is {value!r}, expected a list of names",
-            hint="write columns := ['city', 'zip']",
-        )
-    return names
 
 
 def _kinds(kind: pa.DataType) -> dict[str, pa.DataType]:

@@ -11,10 +11,10 @@ from meld_duckdb.arrow import as_array, python_values
 from meld_duckdb.errors import ConfigError, InputError, unknown_name
 from meld_duckdb.handlers.base import (
     HandlerBase,
+    blocking,
     expect,
     given_options,
     table_records,
-    whole_number,
 )
 from meld_duckdb.planner.certificates import Certificate
 from meld_duckdb.planner.given_labels import label_answer
@@ -89,8 +89,7 @@ class CertifyHandlers(HandlerBase):
             self.service.join(
                 call.left,
                 call.right,
-                whole_number(call.given, "k", 10),
-                str(call.given.get("method", "lexical")),
+                blocking(call.given, "lexical"),
                 options,
                 same=call.given.get("same") is True,
                 function="meld.certify",

@@ -9,13 +9,13 @@ import pyarrow as pa
 
 from meld_duckdb.handlers.base import (
     HandlerBase,
+    blocking,
     flag,
     given_options,
     one_list,
     only_lists,
     only_rows,
     table_records,
-    whole_number,
 )
 from meld_duckdb.planner.options import ALLOWED, Options
 from meld_duckdb.retrieval.table_rows import TableRows
@@ -75,9 +75,8 @@ class TableHandlers(HandlerBase):
         found = self.service.session.block_rows(
             left,
             left if given.get("same") is True else TableRows(array=right_rows),
-            whole_number(given, "k", 10),
-            str(given.get("method", "ranked")),
-            estimate=True,
+            blocking(given, "ranked"),
+            listed=True,
         )
         recall = pa.scalar(found.recall, pa.float64())
         pairs = {
@@ -97,8 +96,7 @@ class TableHandlers(HandlerBase):
         found, answers = self.service.join(
             table_records(left_rows),
             table_records(right_rows),
-            whole_number(given, "k", 10),
-            str(given.get("method", "lexical")),
+            blocking(given, "lexical"),
             match_options,
             same=given.get("same") is True,
         )
@@ -121,8 +119,7 @@ class TableHandlers(HandlerBase):
         given = given_options(options)
         clusters = self.service.dedupe(
             table_records(rows),
-            whole_number(given, "k", 10),
-            str(given.get("method", "lexical")),
+            blocking(given, "lexical"),
             str(given.get("linkage", "majority")),
             self._match_options(given),
         )

@@ -97,17 +97,21 @@ def _ask_round(
         choice = choices[group[0]]
         prompts = _prompts(task, queries, resources, choice, max_chars)
         adapter = None if choice is None else mixture.adapter(choice)
-        for finished in resources.backend().complete(prompts, adapter):
+        same = _places(prompts)
+        wordings = list(same)
+        for finished in resources.backend().complete(wordings, adapter):
             found: dict[int, Answer] = {}
-            for number, completion in finished:
-                i, own = positions[group[number]], choices[group[number]]
+            for place, completion in finished:
+                numbers = same[wordings[place]]
                 if not last and (completion.error or "").startswith("prompt_too_long"):
-                    too_long.append(i)
+                    too_long += [positions[group[number]] for number in numbers]
                     continue
                 n_prompts += was_asked(completion)
                 n_tokens += completion.prompt_tokens * was_asked(completion)
-                answer = _signed(task.parse(queries[number], completion), own)
-                found[i] = with_earlier(batch, i, answer)
+                for number in numbers:
+                    i, own = positions[group[number]], choices[group[number]]
+                    answer = _signed(task.parse(queries[number], completion), own)
+                    found[i] = with_earlier(batch, i, answer)
             batch = keep(batch, resources, found)
             interrupt.check()
     batch = replace(
@@ -116,6 +120,14 @@ def _ask_round(
         prompt_tokens=batch.prompt_tokens + n_tokens,
     )
     return batch, sorted(too_long)
+
+
+def _places(prompts: Sequence[Prompt]) -> dict[Prompt, list[int]]:
+    """Where each distinct prompt stands; records that differ in their keys alone have one."""
+    places: dict[Prompt, list[int]] = {}
+    for number, prompt in enumerate(prompts):
+        places.setdefault(prompt, []).append(number)
+    return places
 
 
 def _prompts(

@@ -22,16 +22,28 @@ class Distinct:
 
     Attributes:
         records: One record for each content, in an order that the order of the rows has no part in.
-        of_row: Position in ``records`` of each row's content, -1 for a row without any value.
+        of_row: Position in ``records`` of each row's content, -1 for a row that is like no other:
+            one without any value, or in no group.
     """
 
     records: list[Record]
     of_row: np.ndarray
 
 
-def distinct_contents(records: Sequence[Record]) -> Distinct:
-    """Find the distinct contents of a table."""
-    digests = [content_digest(r) if _says_something(r) else "" for r in records]
+def distinct_contents(records: Sequence[Record], groups: np.ndarray | None = None) -> Distinct:
+    """Find the distinct contents of a table.
+
+    Args:
+        records: Its rows.
+        groups: Number of each row's group, -1 for none; equal contents of different groups are
+            different. None for one group of all.
+    """
+    digests = [content_digest(r) if says_something(r) else "" for r in records]
+    if groups is not None:
+        digests = [
+            f"{key} {group}" if key and group >= 0 else ""
+            for key, group in zip(digests, groups.tolist(), strict=True)
+        ]
     first: dict[str, Record] = {}
     for key, record in zip(digests, records, strict=True):
         if key and (key not in first or record.digest < first[key].digest):
@@ -41,7 +53,8 @@ def distinct_contents(records: Sequence[Record]) -> Distinct:
     return Distinct([first[key] for key in at], of_row)
 
 
-def _says_something(record: Record) -> bool:
+def says_something(record: Record) -> bool:
+    """Whether a record holds any value that is no key."""
     return any(not is_key_column(name) for name in record.present)
 
 

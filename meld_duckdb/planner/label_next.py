@@ -11,6 +11,7 @@ from meld_duckdb.planner.options import Options
 from meld_duckdb.planner.session import Session
 from meld_duckdb.planner.whole import ask_cells, ask_pairs, chosen_columns
 from meld_duckdb.records import Record
+from meld_duckdb.retrieval.methods import Blocking
 from meld_duckdb.tasks.base import Answer, Demonstration
 
 _K = 3
@@ -60,7 +61,7 @@ def label_next(
 def _pairs(
     session: Session, task: str, left: Sequence[Record], right: Sequence[Record], n: int, same: bool
 ) -> list[Question]:
-    found = session.block(left, right, _K, "lexical", same=same)
+    found = session.block(left, right, Blocking(_K, "lexical"), same=same)
     pairs = list(zip(found.left.tolist(), found.right.tolist(), strict=True))
     known = {frozenset(r.digest for r in d.query.records) for d in _labelled(session, task)}
     pairs = [(i, j) for i, j in pairs if {left[i].digest, right[j].digest} not in known]

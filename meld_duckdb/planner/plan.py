@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from meld_duckdb import interrupt, progress
@@ -89,6 +89,8 @@ class Planner:
         queries: Sequence[Query],
         options: Options,
         contexts: Sequence[Context] | None = None,
+        *,
+        brief: bool = False,
     ) -> tuple[list[Answer], Outcome]:
         """Answer distinct queries of one task.
 
@@ -97,6 +99,8 @@ class Planner:
             queries: Distinct queries.
             options: Options of the call.
             contexts: Table context of each query; looked up among the indexed tables if None.
+            brief: Whether evidence and ranking of the answers may be left out: of a million pairs
+                they are a gigabyte.
 
         Returns:
             One answer per query, in order, and how they came about. Where a target is to be met,
@@ -108,37 +112,50 @@ class Planner:
             guaranteed = answer_by_certificate if contexts is None else answer_population
             where = resources.tables.find(queries) if contexts is None else contexts
             return guaranteed(self, resources.certificates, task, queries, options, where)
-        policy = choose_policy(task.name, resources.settings.model, options)
-        done: list[Batch] = []
         progress.expect(len(queries))
+        scorer = resources.scorers[task.name]
+        answers: list[Answer] = []
+        counts: list[Outcome] = []
+        for part in self._batches(task, queries, options, contexts):
+            batch = settle_late(self._run(part, FREE_STEPS))
+            if batch.open:
+                steps = KCMF_STEPS if isinstance(task, KcmfTask) else STEPS
+                batch = self._compute(batch, steps)
+            count_settled(batch)
+            given = [
+                finish(task, query, options, answer or NOTHING, scorer.least(query, context))
+                for answer, query, context in zip(
+                    batch.answers, batch.queries, batch.contexts, strict=True
+                )
+            ]
+            answers += [replace(a, evidence=(), ranking=()) for a in given] if brief else given
+            # Of a large column only the answers are kept, not the features and prompts.
+            counts.append(_outcome(batch))
+        return answers, Outcome.of(counts)
+
+    def _batches(
+        self,
+        task: Task,
+        queries: Sequence[Query],
+        options: Options,
+        contexts: Sequence[Context] | None,
+    ) -> Iterator[Batch]:
+        """Cut queries into parts that go through the steps at once."""
+        policy = choose_policy(task.name, self._resources.settings.model, options)
         for start in range(0, len(queries), PART):
             interrupt.check()
             part = tuple(queries[start : start + PART])
             given = contexts[start : start + PART] if contexts is not None else None
-            batch = Batch(
+            nothing = (None,) * len(part)
+            yield Batch(
                 task,
                 options,
                 policy,
                 part,
-                tuple(given if given is not None else resources.tables.find(part)),
-                answers=(None,) * len(part),
-                tentative=(None,) * len(part),
+                tuple(given if given is not None else self._resources.tables.find(part)),
+                answers=nothing,
+                tentative=nothing,
             )
-            batch = settle_late(self._run(batch, FREE_STEPS))
-            if batch.open:
-                steps = KCMF_STEPS if isinstance(task, KcmfTask) else STEPS
-                batch = self._compute(batch, steps)
-            done.append(batch)
-            count_settled(batch)
-        scorer = resources.scorers[task.name]
-        answers = [
-            finish(task, query, options, answer or NOTHING, scorer.least(query, context))
-            for batch in done
-            for answer, query, context in zip(
-                batch.answers, batch.queries, batch.contexts, strict=True
-            )
-        ]
-        return answers, _outcome(done)
 
     def _compute(self, batch: Batch, steps: Sequence[Step]) -> Batch:
         """Take what is open through the steps, after waiting for what other threads compute.
@@ -319,21 +336,17 @@ KCMF_STEPS: tuple[Step, ...] = (look_up_cache, score_features, ask_votes)
 """The steps of the tasks of KcMF: tier 2 is a vote, and there is nothing trained."""
 
 
-def _outcome(batches: Iterable[Batch]) -> Outcome:
+def _outcome(batch: Batch) -> Outcome:
     cached: list[str] = []
     evaluated: list[str] = []
     refused: list[str] = []
-    answers: list[Answer] = []
-    n_prompts = n_tokens = 0
-    for batch in batches:
-        for i, (query, answer) in enumerate(zip(batch.queries, batch.answers, strict=True)):
-            if i in batch.cached:
-                cached.append(query.digest)
-            elif answer is not None and is_over(answer.error):
-                refused.append(query.digest)
-            elif answer is not None:
-                evaluated.append(query.digest)
-                answers.append(answer)
-        n_prompts += batch.engine_prompts
-        n_tokens += batch.prompt_tokens
-    return Outcome(cached, evaluated, answers, n_prompts, n_tokens, refused)
+    tiers: list[int | None] = []
+    for i, (query, answer) in enumerate(zip(batch.queries, batch.answers, strict=True)):
+        if i in batch.cached:
+            cached.append(query.digest)
+        elif answer is not None and is_over(answer.error):
+            refused.append(query.digest)
+        elif answer is not None:
+            evaluated.append(query.digest)
+            tiers.append(answer.tier)
+    return Outcome(cached, evaluated, tiers, batch.engine_prompts, batch.prompt_tokens, refused)

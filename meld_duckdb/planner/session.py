@@ -52,7 +52,8 @@ from meld_duckdb.records import Record, digest
 from meld_duckdb.retrieval.bases import KnowledgeBase, list_bases
 from meld_duckdb.retrieval.blocking import Candidates
 from meld_duckdb.retrieval.catalogue import table_digest
-from meld_duckdb.retrieval.methods import Vectorisers, find
+from meld_duckdb.retrieval.groups import equal_groups
+from meld_duckdb.retrieval.methods import Blocking, Vectorisers, find
 from meld_duckdb.retrieval.remote_sources import VERSION as REMOTE_VERSION
 from meld_duckdb.retrieval.remote_sources import endpoint
 from meld_duckdb.retrieval.store import Label
@@ -118,7 +119,7 @@ class Session(Loaded):
         self.certificates = Certificates(self._workspace.calibration_path, keep=settings.learn)
         self._resources = Resources(
             settings=settings.answer,
-            cache=AnswerCache(self._workspace.cache_path) if settings.cache else None,
+            cache=self._answer_cache() if settings.cache else None,
             tables=self.tables,
             scorers=scorers,
             demonstrator=self.demonstrator,
@@ -144,6 +145,10 @@ class Session(Loaded):
             ),
         )
         self.planner = Planner(self._resources)
+
+    def _answer_cache(self) -> AnswerCache:
+        """Where answers are looked up and kept."""
+        return AnswerCache(self._workspace.cache_path)
 
     def _expert_loader(self) -> ExpertLoader:
         load = expert_loader(self._encoder_path, self.settings.device, self._notice)
@@ -204,21 +209,19 @@ class Session(Loaded):
             return indexer.index(name, records, embed=embed, split=split, progress=progress or step)
 
     def block(
-        self, left: Sequence[Record], right: Sequence[Record], k: int, method: str, *, same: bool
+        self, left: Sequence[Record], right: Sequence[Record], how: Blocking, *, same: bool
     ) -> Candidates:
-        """Find candidates that are to be compared, no more than ``max_pairs``; see `block_rows`."""
-        self.check_pairs(len(left) * min(k, len(right)), f"{len(left)} rows x {k} candidates")
+        """Find candidates that are to be compared; see `block_rows`."""
         rows = TableRows(left)
-        return self.block_rows(rows, rows if same else TableRows(right), k, method)
+        return self.block_rows(rows, rows if same else TableRows(right), how)
 
     def block_rows(
-        self, left: TableRows, right: TableRows, k: int, method: str, *, estimate: bool = False
+        self, left: TableRows, right: TableRows, how: Blocking, *, listed: bool = False
     ) -> Candidates:
-        """Find the ``k`` best right rows of every left row; see `retrieval.methods.find`."""
+        """Find the best right rows of every left row; see `retrieval.methods.find`."""
         models = Vectorisers(lambda rows: self.embed(rows.records, "a table"), lambda: self.static)
-        most = self.settings.max_pairs
         with doing("finding candidates"):
-            return find(left, right, k, method, models, max_pairs=most, estimate=estimate)
+            return find(left, right, how, models, max_pairs=self.settings.max_pairs, listed=listed)
 
     def join(
         self,
@@ -230,13 +233,15 @@ class Session(Loaded):
         """Match candidate pairs, with both tables as context.
 
         Returns:
-            One answer per candidate pair, in order, and how they came about.
+            One answer per candidate pair, in order, without evidence, and how they came about.
         """
         pairs = zip(candidates.left.tolist(), candidates.right.tolist(), strict=True)
-        return ask_pairs(self.planner, self.tables, "match", left, right, pairs, options)
+        return ask_pairs(
+            self.planner, self.tables, "match", left, right, pairs, options, brief=True
+        )
 
     def dedupe(
-        self, records: Sequence[Record], k: int, method: str, linkage: str, options: Options
+        self, records: Sequence[Record], how: Blocking, linkage: str, options: Options
     ) -> tuple[np.ndarray, list[Answer], Outcome]:
         """Cluster the rows of a table that describe the same entity; see `planner.clusters`.
 
@@ -248,16 +253,39 @@ class Session(Loaded):
             by one; and how they came about.
 
         Raises:
-            ConfigError: The linkage is unknown.
+            ConfigError: The linkage is unknown, or columns are to be equal to others.
             InputError: There are more candidate pairs than ``max_pairs``.
         """
         if linkage not in LINKAGES:
             raise ConfigError(
                 f"option 'linkage' is {linkage!r}, expected one of {', '.join(LINKAGES)}"
             )
-        distinct = distinct_contents(records)
+        if any(a != b for a, b in how.equal):
+            raise ConfigError(
+                "option 'equal' names two columns, but all rows are of one table",
+                hint="write equal := ['brand']",
+            )
+        whole = TableRows(records)
+        groups = equal_groups(whole, whole, how.equal).left if how.equal else None
+        distinct = distinct_contents(records, groups)
         rows = distinct.records
-        pairs = mutual_pairs(self.block(rows, rows, k, method, same=True))
+        pairs = mutual_pairs(self.block(rows, rows, how, same=True))
+        likely, least, answers, outcome = self.judge_rows(rows, pairs, options)
+        if linkage == "components":
+            groups = connected_groups(len(rows), pairs, likely, least)
+        else:
+            groups = agreeing_groups(len(rows), pairs, likely, least, how.k)
+        return number_clusters(distinct, groups), answers, outcome
+
+    def judge_rows(
+        self, rows: Sequence[Record], pairs: np.ndarray, options: Options
+    ) -> tuple[np.ndarray, float, list[Answer], Outcome]:
+        """Judge pairs of rows of one table, with the table as context.
+
+        Returns:
+            The probability of each pair to match, that from which it does, and, as of `dedupe`,
+            answers and how they came about.
+        """
         policy = choose_policy("match", self.settings.answer.model, options)
         answers: list[Answer] = []
         table = table_digest(rows)
@@ -265,31 +293,26 @@ class Session(Loaded):
         one_by_one = policy.engine or policy.expert == "always" or labelled
         if one_by_one:
             answers, outcome = ask_pairs(
-                self.planner, self.tables, "match", rows, rows, pairs.tolist(), options
+                self.planner, self.tables, "match", rows, rows, pairs.tolist(), options, brief=True
             )
             likely = np.array([answer.probability or 0.0 for answer in answers])
         else:
-            pairs = pairs[in_order_of_nearness(pairs, len(rows))]
+            order = in_order_of_nearness(pairs, len(rows))
             with self.tables.lend({table: rows}):
-                likely = self._match.probabilities(table, pairs)
-            asked = [digest(rows[i].digest, rows[j].digest) for i, j in pairs.tolist()]
-            n_left = int(np.isnan(likely).sum())  # the last ones: the budget was used up
-            likely = np.nan_to_num(likely)
+                found = self._match.probabilities(table, pairs[order])
+            asked = [digest(rows[i].digest, rows[j].digest) for i, j in pairs[order].tolist()]
+            n_left = int(np.isnan(found).sum())  # the last ones: the budget was used up
+            likely = np.empty(len(pairs))
+            likely[order] = np.nan_to_num(found)
             done = len(asked) - n_left
             answers = [Answer(error=late_error())] * n_left
-            outcome = Outcome(
-                asked[:0], asked[:done], [Answer(tier=0)] * done, refused=asked[done:]
-            )
+            outcome = Outcome(asked[:0], asked[:done], [0] * done, refused=asked[done:])
         with self.tables.lend({table: rows}):
             least = self._match.threshold(table, options)
         expert = self.experts.of("match", (table, table), policy.expert)
         if one_by_one and options.threshold is None and expert is not None:
             least = expert.card.stack.threshold
-        if linkage == "components":
-            groups = connected_groups(len(rows), pairs, likely, least)
-        else:
-            groups = agreeing_groups(len(rows), pairs, likely, least, k)
-        return number_clusters(distinct, groups), answers, outcome
+        return likely, least, answers, outcome
 
     def state(self) -> State:
         """What the workspace is in; see `memory.State`."""

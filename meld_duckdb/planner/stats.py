@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from meld_duckdb.planner.budget import Spending
-from meld_duckdb.tasks.base import Answer
 
 _MOST_LINES = 1_000
 _MOST_ERRORS = 10_000
@@ -68,7 +67,7 @@ class Outcome:
     Attributes:
         cached: Queries answered from the cache or the labels.
         evaluated: Queries really computed.
-        answers: Their answers, in the same order as ``evaluated``.
+        tiers: Which tier settled each of ``evaluated``, in order; None for none.
         engine_prompts: Prompts a language model answered.
         prompt_tokens: Tokens of these prompts.
         refused: Queries that were left open because the budget was used up.
@@ -76,19 +75,24 @@ class Outcome:
 
     cached: Sequence[str] = ()
     evaluated: Sequence[str] = ()
-    answers: Sequence[Answer] = ()
+    tiers: Sequence[int | None] = ()
     engine_prompts: int = 0
     prompt_tokens: int = 0
     refused: Sequence[str] = ()
 
     def __add__(self, other: Outcome) -> Outcome:
+        return Outcome.of([self, other])
+
+    @staticmethod
+    def of(parts: Sequence[Outcome]) -> Outcome:
+        """How several parts of a call went together."""
         return Outcome(
-            [*self.cached, *other.cached],
-            [*self.evaluated, *other.evaluated],
-            [*self.answers, *other.answers],
-            self.engine_prompts + other.engine_prompts,
-            self.prompt_tokens + other.prompt_tokens,
-            [*self.refused, *other.refused],
+            [digest for part in parts for digest in part.cached],
+            [digest for part in parts for digest in part.evaluated],
+            [tier for part in parts for tier in part.tiers],
+            sum(part.engine_prompts for part in parts),
+            sum(part.prompt_tokens for part in parts),
+            [digest for part in parts for digest in part.refused],
         )
 
 
@@ -124,9 +128,9 @@ class Stats:
             line.seconds += seconds
             line.see(outcome)
             line.evaluations += len(outcome.evaluated)
-            line.tier0 += sum(a.tier == 0 for a in outcome.answers)
-            line.tier1 += sum(a.tier == 1 for a in outcome.answers)
-            line.tier2 += sum(a.tier == 2 for a in outcome.answers)
+            line.tier0 += outcome.tiers.count(0)
+            line.tier1 += outcome.tiers.count(1)
+            line.tier2 += outcome.tiers.count(2)
             line.engine_prompts += outcome.engine_prompts
             line.prompt_tokens += outcome.prompt_tokens
 

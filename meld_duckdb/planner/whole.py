@@ -114,11 +114,23 @@ def ask_pairs(
     right: Sequence[Record],
     pairs: Iterable[tuple[int, int]],
     options: Options,
+    *,
+    brief: bool = False,
 ) -> tuple[list[Answer], Outcome]:
     """Ask a task of two records about pairs of rows of two tables.
 
+    Args:
+        planner: Answers the questions.
+        tables: Is lent the tables.
+        task: Name of the task.
+        left: Rows of one table.
+        right: Rows of the other.
+        pairs: Positions in both.
+        options: Options of the call.
+        brief: Whether evidence and ranking may be left out, which are most of an answer.
+
     Returns:
-        One answer per pair, in order, and how they came about.
+        One answer per pair, in order, and how they came about. Equal questions are asked once.
     """
     digests = (table_digest(left), table_digest(right))
     queries: list[Query] = []
@@ -130,7 +142,7 @@ def ask_pairs(
         queries.append(Query(tuple(record for record, _ in sides)))
         contexts.append(tuple(table for _, table in sides))
     lent = dict(zip(digests, (left, right), strict=True))
-    return _ask(planner, tables, task, queries, contexts, lent, options)
+    return _ask(planner, tables, task, queries, contexts, lent, options, brief=brief)
 
 
 def _ask(
@@ -141,6 +153,8 @@ def _ask(
     contexts: Sequence[Context],
     lent: dict[str, Sequence[Record]],
     options: Options,
+    *,
+    brief: bool = False,
 ) -> tuple[list[Answer], Outcome]:
     distinct = {
         query.digest: (query, context) for query, context in zip(queries, contexts, strict=True)
@@ -151,6 +165,7 @@ def _ask(
             [query for query, _ in distinct.values()],
             options,
             [context for _, context in distinct.values()],
+            brief=brief,
         )
     found = dict(zip(distinct, answers, strict=True))
     return [found[query.digest] for query in queries], outcome

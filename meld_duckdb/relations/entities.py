@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import duckdb
 
 from meld_duckdb.relations.scans import Connection, Key, Scan, Table, arguments, literal, struct
@@ -34,6 +36,7 @@ def block(
     method: str = "ranked",
     l_id: str = "id",
     r_id: str = "id",
+    equal: str | Sequence[str] | None = None,
     connection: Connection = None,
 ) -> duckdb.DuckDBPyRelation:
     """Find, for every row of a table, the rows of another that are most likely the same thing.
@@ -45,6 +48,7 @@ def block(
         method: ``"ranked"``, ``"lexical"``, ``"static"``, ``"dense"``, ``"hybrid"`` or ``"union"``.
         l_id: Column that names the rows of ``left``.
         r_id: Column that names the rows of ``right``.
+        equal: Columns whose values have to be equal, ``"zip = postcode"`` for different names.
         connection: Where to run; see `meld_duckdb.relations`.
 
     Returns:
@@ -55,7 +59,13 @@ def block(
         ConfigError: The functions are not registered on the connection of a relation.
     """
     scan = Scan(connection, left, right)
-    options: dict[str, object] = {"k": k, "method": method, "l_id": l_id, "r_id": r_id}
+    options: dict[str, object] = {
+        "k": k,
+        "method": method,
+        "l_id": l_id,
+        "r_id": r_id,
+        "equal": equal,
+    }
     return _of_two(scan, "block", options, l_id, r_id)
 
 
@@ -77,6 +87,7 @@ def join(
     label_budget: int | None = None,
     l_id: str = "id",
     r_id: str = "id",
+    equal: str | Sequence[str] | None = None,
     connection: Connection = None,
 ) -> duckdb.DuckDBPyRelation:
     """Find the pairs of rows that match: candidates, judged with both tables as context.
@@ -98,6 +109,8 @@ def join(
         label_budget: Rows that may be asked about for it; None for any number.
         l_id: Column that names the rows of ``left``.
         r_id: Column that names the rows of ``right``.
+        equal: Columns whose values have to be equal, ``"zip = postcode"`` for different names;
+            other pairs are not compared.
         connection: Where to run; see `meld_duckdb.relations`.
 
     Returns:
@@ -123,6 +136,7 @@ def join(
         "label_budget": label_budget,
         "l_id": l_id,
         "r_id": r_id,
+        "equal": equal,
     }
     return _of_two(scan, "join", options, l_id, r_id)
 
@@ -203,6 +217,7 @@ def dedupe(
     max_calls: int | None = None,
     max_seconds: float | None = None,
     id: str = "id",
+    equal: str | Sequence[str] | None = None,
     connection: Connection = None,
 ) -> duckdb.DuckDBPyRelation:
     """Put the rows of a table that describe the same thing into clusters.
@@ -218,6 +233,7 @@ def dedupe(
         max_calls: Prompts a language model may be asked; None for the setting.
         max_seconds: Seconds the statement may take; None for the setting.
         id: Column that names the rows.
+        equal: Columns whose values all rows of a cluster have in common.
         connection: Where to run; see `meld_duckdb.relations`.
 
     Returns:
@@ -237,6 +253,7 @@ def dedupe(
         "max_calls": max_calls,
         "max_seconds": max_seconds,
         "id": id,
+        "equal": equal,
     }
     scan = Scan(connection, table)
     return scan.query(f"FROM meld.dedupe({scan.names[0]}{arguments(options)})", ("id", id, 0))

@@ -21,6 +21,7 @@ from meld_duckdb.features import sparse_top
 from meld_duckdb.features import text as tx
 from meld_duckdb.features.context import comparable_text
 from meld_duckdb.records import Record
+from meld_duckdb.retrieval.groups import Groups
 
 METHODS = ("ranked", "lexical", "dense", "hybrid", "static", "union")
 _CELLS = 8_000_000
@@ -61,7 +62,7 @@ def find_candidates(
         same: Both are one table: a record is no candidate of itself.
     """
     texts = [[comparable_text(r) for r in side] for side in ((left, right) if lexical else ())]
-    matrices = _lexical_matrices(*texts) if lexical else []
+    matrices = lexical_matrices(*texts) if lexical else []
     if lexical and vectors is None and len(left) * len(right) > sparse_top.EXACT_CELLS:
         return _by_rare_terms(matrices, k, same)
     shape = (len(left), len(right))
@@ -94,6 +95,52 @@ def _compare_all(
     return _table(np.concatenate(parts) if parts else np.zeros((0, 4)))
 
 
+def compare_within(
+    blocks: Iterable[tuple[np.ndarray, ...]],
+    groups: Groups,
+    matrices: list[tuple[Any, Any]],
+    vectors: tuple[np.ndarray, np.ndarray] | None,
+    k: int,
+    *,
+    lexical_share: float,
+    same: bool,
+) -> Candidates:
+    """Find the ``k`` best right rows of every left row among those of its group.
+
+    Args:
+        blocks: Left and right positions of one or more groups each; see `groups.packed`.
+        groups: Group of every row.
+        matrices: TF-IDF matrices of both tables; the lexical score is the mean of their cosines.
+        vectors: Of both tables, float32 [n, d], rows L2-normalised; None for the lexical score
+            alone.
+        k: Candidates per left row.
+        lexical_share: Weight of the lexical score in the mean, the rest is that of the vectors.
+        same: Both are one table: a row is no candidate of itself.
+    """
+    parts = [np.zeros((0, 4))]
+    for block, columns in blocks:
+        height = max(1, _CELLS // len(columns))
+        for start in range(0, len(block), height):
+            interrupt.check()
+            rows = block[start : start + height]
+            scores = np.zeros((len(rows), len(columns)), dtype=np.float32)
+            for left, right in matrices:
+                product = (left[rows] @ right[columns].T).toarray()
+                scores += product * np.float32(lexical_share / len(matrices))
+            if vectors is not None:
+                dense = vectors[0][rows] @ vectors[1][columns].T
+                scores += dense * np.float32(1 - lexical_share)
+            scores[groups.left[rows][:, None] != groups.right[columns]] = -1.0
+            if same:
+                scores[rows[:, None] == columns] = -1.0
+            best = _best(scores, 0, k)
+            best[:, 0] = rows[best[:, 0].astype(np.int64)]
+            best[:, 1] = columns[best[:, 1].astype(np.int64)]
+            parts.append(best)
+    table = np.concatenate(parts)
+    return _table(table[np.argsort(table[:, 0], kind="stable")])
+
+
 class ExactLexical:
     """Two tables whose rows are all compared by words and 3-grams.
 
@@ -105,7 +152,7 @@ class ExactLexical:
     def __init__(self, left: Sequence[str], right: Sequence[str]) -> None:
         self._shape = (len(left), len(right))
         self._same = left is right
-        self._matrices = _lexical_matrices(left, right)
+        self._matrices = lexical_matrices(left, right)
 
     def candidates(self, k: int) -> Candidates:
         """The ``k`` best right rows of every left row, ties to the lower position."""
@@ -157,7 +204,7 @@ def _table(table: np.ndarray) -> Candidates:
     )
 
 
-def _lexical_matrices(left: Sequence[str], right: Sequence[str]) -> list[tuple[Any, Any]]:
+def lexical_matrices(left: Sequence[str], right: Sequence[str]) -> list[tuple[Any, Any]]:
     """Word and 3-gram TF-IDF matrices of both sides, scipy sparse, rows L2-normalised."""
     # Terms are made one record at a time: all 3-grams of a large table fill gigabytes.
     splits: tuple[Callable[[str], Iterable[str]], ...] = (tx.words, tx.grams)

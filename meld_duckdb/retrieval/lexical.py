@@ -53,22 +53,26 @@ class LexicalSearch:
         if not self.same:
             frequency = frequency + np.bincount(first.columns, minlength=1 << BITS)
             n_texts += len(first)
-        weights = np.log((1.0 + n_texts) / (1.0 + frequency)) + 1.0
-        self._weights = weights.astype(np.float32)
+        self._weights = term_weights(frequency, n_texts)
         left_words = first.words().matrix(self._weights)
         right_words = left_words if self.same else second.words().matrix(self._weights)
         self._words = (left_words, right_words)
 
+    @property
+    def words(self) -> tuple[Any, Any]:
+        """TF-IDF matrices over words of both tables, rows L2-normalised."""
+        return self._words
+
     def candidates(self, k: int) -> Candidates:
         """The ``k`` best right rows of every left row, ties to the lower position."""
         asked, held = self._terms
-        partners = self._by_term(held)
+        partners = by_term(held, self._cost, self._weights)
         most = max(GATHERED * k, LEAST_GATHERED) + int(self.same)
         nothing = np.empty(0, dtype=np.int64)
         parts = [Candidates(nothing, nothing, nothing, np.empty(0, dtype=np.float32))]
         for start in range(0, len(asked), _ROWS):
             interrupt.check()
-            part = _within_budget(asked.part(start, min(start + _ROWS, len(asked))), self._cost)
+            part = within_budget(asked.part(start, min(start + _ROWS, len(asked))), self._cost)
             a, b, _ = sparse_top.top_products(part.matrix(self._weights), partners, most)
             a, b = a + start, len(held) - 1 - b
             if self.same:
@@ -87,16 +91,23 @@ class LexicalSearch:
         """Cosines over words of pairs of positions: float32 [n]."""
         return sparse_top.pair_products(*self._words, left, right)
 
-    def _by_term(self, held: Terms) -> Any:
-        """The transposed matrix; terms that no text can afford to look up are left out.
 
-        The last row comes first: of equal products the search keeps those of the higher columns.
-        """
-        affordable = self._cost[held.columns] <= max(BUDGET, MOST)
-        return held.kept(affordable).matrix(self._weights)[::-1].T.tocsr()
+def term_weights(frequency: np.ndarray, n_texts: int) -> np.ndarray:
+    """How much each term tells, by the texts of both tables that hold it: float32."""
+    weights = np.log((1.0 + n_texts) / (1.0 + frequency)) + 1.0
+    return np.asarray(weights, dtype=np.float32)
 
 
-def _within_budget(terms: Terms, counts: np.ndarray) -> Terms:
+def by_term(held: Terms, counts: np.ndarray, weights: np.ndarray) -> Any:
+    """The transposed matrix; terms that no text can afford to look up are left out.
+
+    The last row comes first: of equal products the search keeps those of the higher columns.
+    """
+    affordable = counts[held.columns] <= max(BUDGET, MOST)
+    return held.kept(affordable).matrix(weights)[::-1].T.tocsr()
+
+
+def within_budget(terms: Terms, counts: np.ndarray) -> Terms:
     """The rarest terms of each text that cost no more than the budget together."""
     cost = np.minimum(counts[terms.columns], MOST + 1)
     # One number for text, cost and term: sorting numbers is many times as fast as sorting by keys.

@@ -4,23 +4,35 @@
 | --- | --- | --- |
 | up to `sparse_top.EXACT_CELLS` | all compared, best ordered anew | all compared |
 | more | as ``union``, if the order would take long | rare terms, then words and word pairs |
+
+Where only rows with equal values may be compared, all rows of a group are; a group as large as
+tables that cannot be compared whole is blocked as two tables of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from meld_duckdb.errors import ConfigError, InputError
 from meld_duckdb.features import sparse_top
-from meld_duckdb.retrieval.blocking import METHODS, Candidates, best_of_each, find_candidates
+from meld_duckdb.retrieval.blocking import (
+    METHODS,
+    Candidates,
+    best_of_each,
+    compare_within,
+    find_candidates,
+    lexical_matrices,
+)
+from meld_duckdb.retrieval.groups import Groups, Term, equal_groups, packed
 from meld_duckdb.retrieval.lexical import LexicalSearch
 from meld_duckdb.retrieval.neighbours import Neighbours
 from meld_duckdb.retrieval.ranking import DEPTH, MOST_RANKED, order_candidates
 from meld_duckdb.retrieval.static import DIMENSION, StaticEmbedding
 from meld_duckdb.retrieval.table_rows import TableRows
+from meld_duckdb.retrieval.union import LEXICAL_SHARE
 
 MOST_GATHERED_CELLS = 2_500_000_000
 """Pairs of rows up to which large tables are searched by rare words and 3-grams."""
@@ -36,6 +48,24 @@ CANDIDATES_A_PAIR = 20
 
 SHORT_DIMENSION = 128
 """Length of static vectors of large tables."""
+
+_LEXICAL_SHARE = {"union": LEXICAL_SHARE, "hybrid": 0.5, "dense": 0.0, "static": 0.0}
+"""Weight of the lexical score within groups; 1 for the other methods."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blocking:
+    """How candidates are found.
+
+    Attributes:
+        k: Candidates per left row; fewer where nothing else is similar at all.
+        method: One of `blocking.METHODS`.
+        equal: Columns whose values have to be equal, or rows are not compared; see `groups`.
+    """
+
+    k: int = 10
+    method: str = "ranked"
+    equal: tuple[Term, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,31 +84,61 @@ class Vectorisers:
 def find(
     left: TableRows,
     right: TableRows,
-    k: int,
-    method: str,
+    how: Blocking,
     models: Vectorisers,
     *,
     max_pairs: int,
-    estimate: bool = False,
+    listed: bool = False,
 ) -> Candidates:
-    """Find the ``k`` best right rows of every left row.
+    """Find the best right rows of every left row.
 
     Args:
         left: Left table.
         right: Right table; the same object for one table twice: a row is no candidate of itself.
-        k: Candidates per left row; fewer where nothing else is similar at all.
-        method: One of `blocking.METHODS`.
+        how: How they are found.
         models: How rows become vectors.
         max_pairs: Pairs that may be compared.
-        estimate: Whether to estimate the recall, where two searches are made.
+        listed: Candidates are listed and not compared: `CANDIDATES_A_PAIR` times as many may be
+            found, and the recall is estimated where two searches are made.
 
     Raises:
         ConfigError: The method is unknown, or ``k`` is no number of candidates.
-        InputError: There would be more than `CANDIDATES_A_PAIR` times ``max_pairs``.
+        InputError: There would be more pairs, or a table has no column that ``equal`` names.
     """
-    _check(len(left), len(right), k, method, CANDIDATES_A_PAIR * max_pairs)
+    if how.method not in METHODS:
+        raise ConfigError(
+            f"option 'method' is {how.method!r}, expected one of {', '.join(METHODS)}"
+        )
+    if how.k < 1:
+        raise ConfigError(f"option 'k' is {how.k}, expected a whole number from 1 on")
+    groups = equal_groups(left, right, how.equal) if how.equal else None
+    n_found = len(left) * min(how.k, len(right))
+    if groups is not None:
+        n_found = groups.n_candidates(how.k, same=right is left)
+    _check(n_found, f"{len(left)} rows x {how.k} candidates", max_pairs, listed)
     if not len(left) or not len(right):
         return _nothing()
+    if groups is not None:
+        return _find_within(left, right, how.k, how.method, models, groups)
+    return _find_among_all(left, right, how.k, how.method, models, listed)
+
+
+def _check(n_found: int, what: str, max_pairs: int, listed: bool) -> None:
+    times = CANDIDATES_A_PAIR if listed else 1
+    if n_found > times * max_pairs:
+        bound = f"{times} x max_pairs" if listed else "max_pairs"
+        raise InputError(
+            f"{what} are {n_found} pairs, more than {bound} = {times * max_pairs}",
+            hint="find fewer by a lower k, or name columns whose values have to be equal "
+            "(equal := ['brand']); FROM meld.block finds more, which are not compared; or raise "
+            "the setting max_pairs",
+        )
+
+
+def _find_among_all(
+    left: TableRows, right: TableRows, k: int, method: str, models: Vectorisers, estimate: bool
+) -> Candidates:
+    """Choose the search by method and size."""
     depth, same = max(k, DEPTH), right is left
     n_ordered = len(left) * min(depth, len(right))
     if method == "union" or (method == "ranked" and _is_large(left, right, n_ordered)):
@@ -89,32 +149,81 @@ def find(
         return order_candidates(first, second, found, k, same=same)
     if method == "static":
         return best_of_each(*Neighbours(*_static(left, right, models)).nearest(k), k)[0]
-    if method in {"ranked", "lexical"} and _is_huge(left, right):
+    if method in {"ranked", "lexical"} and by_rare_words(left, right):
         texts = left.texts
         return LexicalSearch(texts, texts if same else right.texts).candidates(k)
-    vectors = None
-    if method in {"dense", "hybrid"}:
-        first_vectors = models.encode(left)
-        vectors = (first_vectors, first_vectors if same else models.encode(right))
+    vectors = _encoded(left, right, models) if method in {"dense", "hybrid"} else None
     lexical = method != "dense"
     return find_candidates(
         left.records, right.records, k, vectors=vectors, lexical=lexical, same=same
     )
 
 
-def _check(n_left: int, n_right: int, k: int, method: str, most: int) -> None:
-    if method not in METHODS:
-        raise ConfigError(f"option 'method' is {method!r}, expected one of {', '.join(METHODS)}")
-    if k < 1:
-        raise ConfigError(f"option 'k' is {k}, expected a whole number from 1 on")
-    n_found = n_left * min(k, n_right)
-    if n_found > most:
-        raise InputError(
-            f"{n_left} rows x {k} candidates are {n_found}, "
-            f"more than {CANDIDATES_A_PAIR} x max_pairs = {most}",
-            hint="lower k, take smaller parts of the tables to block, or raise the setting "
-            "max_pairs",
-        )
+def _find_within(
+    left: TableRows, right: TableRows, k: int, method: str, models: Vectorisers, groups: Groups
+) -> Candidates:
+    """As `find`, among the rows of one group."""
+    same = right is left
+    depth = max(k, DEPTH)
+    is_ordered = method == "ranked" and groups.n_candidates(depth, same=same) <= MOST_RANKED
+    wanted, inner = (depth, "lexical") if is_ordered else (k, method)
+    large: list[tuple[np.ndarray, np.ndarray]] = []
+    small: list[tuple[np.ndarray, np.ndarray]] = []
+    for rows, columns in groups.members():
+        is_large = len(rows) * len(columns) > sparse_top.EXACT_CELLS
+        (large if is_large else small).append((rows, columns))
+    parts = [_within_small(left, right, wanted, inner, models, groups, small)] if small else []
+    for rows, columns in large:
+        first = left.take(rows)
+        second = first if same and np.array_equal(rows, columns) else right.take(columns)
+        # A row that is on both sides may be its own best: one more is asked for then.
+        more = int(same and second is not first)
+        part = _find_among_all(first, second, wanted + more, inner, models, False)
+        a, b = rows[part.left], columns[part.right]
+        other = (a != b) if same else np.ones(len(a), dtype=bool)
+        parts.append(best_of_each(a[other], b[other], part.score[other], wanted)[0])
+    found = _merged(parts) if parts else _nothing()
+    if not is_ordered or not len(found.left):
+        return found
+    return order_candidates(left.records, right.records, found, k, same=same)
+
+
+def _within_small(
+    left: TableRows,
+    right: TableRows,
+    k: int,
+    method: str,
+    models: Vectorisers,
+    groups: Groups,
+    members: Sequence[tuple[np.ndarray, np.ndarray]],
+) -> Candidates:
+    """Compare all rows of each group, with the weights of terms that the whole tables give."""
+    share = _LEXICAL_SHARE.get(method, 1.0)
+    texts = (left.texts, left.texts if right is left else right.texts)
+    matrices = []
+    if share > 0:
+        is_huge = by_rare_words(left, right)
+        matrices = [LexicalSearch(*texts).words] if is_huge else lexical_matrices(*texts)
+    vectors = None
+    if share < 1:
+        by_encoder = method != "static" and (method != "union" or _is_encoded(left, right))
+        vectors = (_encoded if by_encoder else _static)(left, right, models)
+    same = right is left
+    return compare_within(
+        packed(members), groups, matrices, vectors, k, lexical_share=share, same=same
+    )
+
+
+def _merged(parts: Sequence[Candidates]) -> Candidates:
+    """Candidates of different left rows together, by left row."""
+    left = np.concatenate([part.left for part in parts])
+    order = np.argsort(left, kind="stable")
+    return Candidates(
+        left[order],
+        np.concatenate([part.right for part in parts])[order],
+        np.concatenate([part.rank for part in parts])[order],
+        np.concatenate([part.score for part in parts])[order],
+    )
 
 
 def _is_large(left: TableRows, right: TableRows, n_ordered: int) -> bool:
@@ -124,11 +233,24 @@ def _is_large(left: TableRows, right: TableRows, n_ordered: int) -> bool:
     return n_ordered > MOST_RANKED or len(left) + len(right) > MOST_GATHERED_ROWS
 
 
-def _is_huge(left: TableRows, right: TableRows) -> bool:
+def by_rare_words(left: Sized, right: Sized) -> bool:
+    """Tell whether tables are so large that `LexicalSearch` serves them."""
     n_cells = len(left) * len(right)
     return n_cells > MOST_GATHERED_CELLS or (
         n_cells > sparse_top.EXACT_CELLS and len(left) + len(right) > MOST_GATHERED_ROWS
     )
+
+
+def _is_encoded(left: TableRows, right: TableRows) -> bool:
+    """Tell whether a union takes the encoder's vectors."""
+    return len(left) + len(right) <= ENCODED_ROWS
+
+
+def _encoded(
+    left: TableRows, right: TableRows, models: Vectorisers
+) -> tuple[np.ndarray, np.ndarray]:
+    first = models.encode(left)
+    return first, first if right is left else models.encode(right)
 
 
 def _static(
@@ -147,11 +269,7 @@ def _union(
     from meld_duckdb.retrieval.recall import estimate_recall
     from meld_duckdb.retrieval.union import find_union
 
-    if len(left) + len(right) <= ENCODED_ROWS:
-        first = models.encode(left)
-        vectors = (first, first if right is left else models.encode(right))
-    else:
-        vectors = _static(left, right, models)
+    vectors = (_encoded if _is_encoded(left, right) else _static)(left, right, models)
     found, union = find_union(left, right, vectors, k)
     if not estimate:
         return found

@@ -63,6 +63,40 @@ class TableRows:
             self._records = _records(self._array)
         return self._records
 
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns, in order."""
+        if self._records is not None:
+            return list(dict.fromkeys(name for record in self._records for name in record.fields))
+        if not pa.types.is_struct(self._array.type):
+            return TableRows(self.records).columns
+        return [field.name for field in self._array.type]
+
+    def find_column(self, name: str) -> str | None:
+        """The column of a name, in any case where it is not there to the letter."""
+        columns = self.columns
+        lowered = (column for column in columns if column.lower() == name.lower())
+        return name if name in columns else next(lowered, None)
+
+    def values(self, column: str) -> list[str | None]:
+        """The values of a column as text, in order; None for NULL and what cannot be read."""
+        if self._records is not None or not pa.types.is_struct(self._array.type):
+            return [record.fields.get(column) for record in self.records]
+        found: list[str | None] = []
+        for start in range(0, len(self._array), _CHUNK):
+            interrupt.check()
+            # Flattened, a row that is NULL has NULL in every column.
+            part = self._array.slice(start, _CHUNK).flatten()[self.columns.index(column)]
+            values = python_values(as_array(part))
+            found += (None if isinstance(v, RowError) else value_text(v) for v in values)
+        return found
+
+    def take(self, rows: np.ndarray) -> TableRows:
+        """A table of some rows, in the order asked for."""
+        if self._records is not None:
+            return TableRows(self.records_at(rows))
+        return TableRows(array=self._array.take(pa.array(rows)))
+
     def records_at(self, rows: np.ndarray) -> list[Record]:
         """Some rows as records, in the order asked for."""
         if self._records is not None:

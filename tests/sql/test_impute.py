@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import duckdb
+import numpy as np
 import pytest
 
+from meld_duckdb.features.trees import TreeEnsemble
 from tests.scripted import ScriptedBackend
 from tests.sql.query import one
 
@@ -35,6 +37,26 @@ def test_a_new_row_of_the_same_columns_uses_the_table(cities: duckdb.DuckDBPyCon
     assert detail["answer"] == "new york"
     assert detail["probability"] > 0.5
     assert detail["error"] is None
+
+
+def test_cells_that_are_answered_together_pass_the_trees_together(
+    cities: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    predict = TreeEnsemble.predict
+
+    def counting(model: TreeEnsemble, rows: np.ndarray) -> np.ndarray:
+        sizes.append(len(rows))
+        return predict(model, rows)
+
+    monkeypatch.setattr(TreeEnsemble, "predict", counting)
+    rows = cities.sql("SELECT meld_impute_detail(p, 'city') FROM places AS p").fetchall()
+    assert len(sizes) == 1
+    assert sizes[0] > len(rows)
+    alone = cities.sql(
+        "SELECT meld_impute_detail(p, 'city', {'min_probability': 0.01}) FROM places AS p LIMIT 1"
+    ).fetchall()
+    assert alone[0][0]["probability"] == rows[0][0]["probability"]
 
 
 def test_options_restrict_the_answer(cities: duckdb.DuckDBPyConnection) -> None:

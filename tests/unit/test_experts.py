@@ -137,7 +137,7 @@ def test_an_expert_settles_unsure_rows_only(
         ("tier 1 log-odds", "match", 2.0),
     ]
     assert len(opinion.asked) == 1 and opinion.loaded == 1
-    assert [a.tier for a in outcome.answers] == [0, 1, 0] and outcome.engine_prompts == 0
+    assert list(outcome.tiers) == [0, 1, 0] and outcome.engine_prompts == 0
     again, outcome = world.ask(pair(0.95), pair(0.5, "a"), pair(0.05))
     assert again == answers and list(outcome.evaluated) == [] and len(opinion.asked) == 1
 

@@ -44,6 +44,7 @@ RANKS = {
     "relations": 10,
     "remote_sql": 9,
     "__init__": 10,
+    "distributed": 10,
     "evaluate": 10,
     "serve": 10,
     "report": 11,
@@ -78,10 +79,12 @@ DOORS = {
         "serve.py",
         "estimate",
         "dbt.py",
+        "distributed",
     },
     "vl_convert": {"report/page.py"},
     "dbt": {"dbt.py"},
     "jinja2": {"report/page.py", "engine/rendering.py"},  # chat templates
+    "ray": {"distributed/cluster.py"},
     "pandas": set(),
 }
 

@@ -120,7 +120,7 @@ def test_only_unsure_rows_reach_the_language_model(world: World) -> None:
         ("mismatch", 0.05, 0),
     ]
     assert outcome.engine_prompts == 1
-    assert [a.tier for a in outcome.answers] == [0, 2, 0]
+    assert list(outcome.tiers) == [0, 2, 0]
 
 
 def test_tier_option_overrides_the_calibration(world: World) -> None:

@@ -5,7 +5,6 @@ import pytest
 from meld_duckdb.planner import stats
 from meld_duckdb.planner.stats import Outcome, Stats
 from meld_duckdb.records import digest
-from meld_duckdb.tasks.base import Answer
 
 
 def digests(first: int, last: int) -> list[str]:
@@ -13,7 +12,7 @@ def digests(first: int, last: int) -> list[str]:
 
 
 def outcome(cached: list[str], evaluated: list[str]) -> Outcome:
-    return Outcome(cached, evaluated, [Answer("x", 0.5, 0)] * len(evaluated))
+    return Outcome(cached, evaluated, [0] * len(evaluated))
 
 
 def test_an_input_counts_once_in_a_statement_and_again_in_the_next() -> None:

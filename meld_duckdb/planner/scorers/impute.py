@@ -6,6 +6,8 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 
+import numpy as np
+
 from meld_duckdb.features import impute
 from meld_duckdb.features.impute_fit import LEAST_LABELS, MOST_LABELS, FittedImputer
 from meld_duckdb.features.trees import TreeEnsemble
@@ -51,8 +53,9 @@ class ImputeScorer(Calibrated):
                 continue
             candidates = impute.impute_features(index, records, column, domains)
             variant = self.calibration.variant("context" if index is not None else "record")
-            for i, found in zip(positions, candidates, strict=True):
-                answers[i] = _imputed(variant.model, found, index is not None)
+            ranking = _rank_all(variant.model, candidates)
+            for i, ranked in zip(positions, ranking, strict=True):
+                answers[i] = _ranked(ranked, index is not None)
         return answers
 
     def _own(self, record: Record, context: Context) -> Record:
@@ -120,11 +123,13 @@ class ImputeScorer(Calibrated):
         return digest(context[0] if context else "", column, *learned) if learned else None
 
 
-def _imputed(model: TreeEnsemble, found: impute.Candidates, with_table: bool) -> Answer:
-    if not found.values:
-        return _nothing(with_table)
-    ranked = impute.rank(found, [float(p) for p in model.predict(found.features)])
-    return _ranked(ranked, with_table)
+def _rank_all(
+    model: TreeEnsemble, found: Sequence[impute.Candidates]
+) -> list[list[impute.Imputed]]:
+    """Rank the candidates of cells; one pass through the trees costs what it does for one cell."""
+    probabilities = model.predict(np.concatenate([c.features for c in found]))
+    parts = np.split(probabilities, np.cumsum([len(c.values) for c in found])[:-1])
+    return [impute.rank(c, part.tolist()) for c, part in zip(found, parts, strict=True)]
 
 
 def _ranked(ranked: Sequence[impute.Imputed], with_table: bool) -> Answer:
