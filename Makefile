@@ -56,18 +56,34 @@ lint: setup ## Format, lint, types.
 audit: setup ## Licences and fit of every library of a base installation; AUDIT=--online asks for advisories.
 	$(BIN)/python -m tests.security.audit $(AUDIT)
 
-bench: setup ## Speed as ratios in one run; JSON in bench-results/.
+bench: setup ## Speed and quality in some 20 minutes; JSON and a chart in bench-results/. DATA: where the sets are.
 	$(BIN)/meld models pull --quiet
-	$(BIN)/python -m tests.bench.run
+	$(BIN)/python -m tests.bench.run $(if $(DATA),--data $(DATA))
 
-bench-peers: $(PEERS)/installed ## Splink and Valentine on the labels of the same sets, in an environment of their own; needs DATA.
+EM = $(firstword $(wildcard $(DATA)/EM) $(DATA))
+CHAT_PORT ?= 8123
+
+bench-peers: setup $(PEERS)/installed $(PEERS)-goldenmatch/installed $(PEERS)-raha/installed $(PEERS)-lotus/installed ## Other libraries on the same labels and rows, each in an environment of its own (8 GB, hours); needs DATA.
 	test -n "$(DATA)" || { echo 'say where the sets are: make bench-peers DATA=DIR' >&2; exit 2; }
-	$(PEERS)/bin/python tests/bench/peers/splink_match.py --data $(firstword $(wildcard $(DATA)/EM) $(DATA)) --json bench-results/peers.json
+	$(PEERS)/bin/python tests/bench/peers/splink_match.py --data $(EM) --json bench-results/peers.json
 	$(PEERS)/bin/python tests/bench/peers/valentine_match.py --data $(firstword $(wildcard $(DATA)/SM) $(DATA)) --json bench-results/peers-schema.json
+	$(PEERS)-goldenmatch/bin/python tests/bench/peers/goldenmatch_match.py --data $(EM) --json bench-results/peers-goldenmatch.json
+	$(PEERS)-raha/bin/python tests/bench/peers/raha_cells.py --data $(firstword $(wildcard $(DATA)/ED_DC) $(DATA)) --json bench-results/peers-raha.json
+	$(BIN)/python tests/bench/peers/meld_match.py --data $(EM) --json bench-results/peers-meld.json
+	$(BIN)/meld models pull --quiet
+	$(BIN)/python tests/bench/peers/chat_server.py --port $(CHAT_PORT) & server=$$!; trap "kill $$server" EXIT; \
+	    $(PEERS)-lotus/bin/python tests/bench/peers/lotus_match.py --data $(EM) --server http://127.0.0.1:$(CHAT_PORT)/v1 --json bench-results/peers-lotus.json
+	$(BIN)/python tests/bench/peers/udf_match.py --data $(EM) --json bench-results/peers-udf.json
+	$(BIN)/python tests/bench/peers/meld_match.py --data $(EM) --rows 150 --tier auto t2 --json bench-results/peers-meld-rows.json
 
 $(PEERS)/installed: tests/bench/peers/requirements.txt
 	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet --requirement $<
+	touch $@
+
+$(PEERS)-%/installed: tests/bench/peers/requirements-%.txt
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --requirement $<
 	touch $@
 
 starter: setup ## Train the experts that ship with the package; needs DATA. Goes on where it was stopped.
@@ -78,4 +94,4 @@ docs: setup ## Write the generated part of the documentation.
 	$(BIN)/python -m meld_duckdb.cli.reference > docs/sql-reference.md
 
 clean:
-	rm -rf $(VENV) $(PEERS) $(VLLM) $(DUCKDB15) build dist *.egg-info .meld
+	rm -rf $(VENV) $(PEERS) $(PEERS)-* $(VLLM) $(DUCKDB15) build dist *.egg-info .meld
