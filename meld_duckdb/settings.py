@@ -68,6 +68,12 @@ def prepare_vllm() -> None:
     os.environ.setdefault("VLLM_CONFIGURE_LOGGING", "0")
 
 
+def prepare_ray() -> None:
+    """Keep Ray quiet, and from reporting its use; call before importing it."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of every actor
+
+
 def environment_with(**added: str) -> dict[str, str]:
     """The environment for a program that is started, with variables of its own."""
     return {**os.environ, **added}

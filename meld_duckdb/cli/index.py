@@ -91,6 +91,7 @@ class Progress:
         terminal: Whether a line can be written over.
         say: Writes a text, and whether a line ends with it.
         clock: Seconds, for tests.
+        unit: What is counted.
     """
 
     def __init__(
@@ -99,7 +100,9 @@ class Progress:
         terminal: bool,
         say: Callable[[str, bool], None],
         clock: Callable[[], float] = time.monotonic,
+        unit: str = "rows",
     ) -> None:
+        self._unit = unit
         self._name = name
         self._terminal = terminal
         self._say = say
@@ -126,7 +129,9 @@ class Progress:
         rate = (done - before) / max(now - began, 1e-9)
         left = f", {duration((total - done) / rate)} left" if rate > 0 else ""
         resumed = f" ({before} from before)" if before else ""
-        return f"meld: {self._name}: {done}/{total} rows{resumed}, {rate:.0f} rows/s{left}"
+        speed = f"{rate:.0f}" if rate >= 10 or not rate else f"{rate:.2g}"
+        unit = self._unit
+        return f"meld: {self._name}: {done}/{total} {unit}{resumed}, {speed} {unit}/s{left}"
 
     def end(self) -> None:
         """End the line that was written over."""

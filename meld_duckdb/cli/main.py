@@ -12,6 +12,7 @@ import click
 
 import meld_duckdb
 from meld_duckdb import interrupt
+from meld_duckdb.cli.distributed import distributed
 from meld_duckdb.cli.engine import engine
 from meld_duckdb.cli.estimate import estimate
 from meld_duckdb.cli.evaluate import evaluate
@@ -191,6 +192,7 @@ cli.add_command(engine)
 cli.add_command(explain)
 cli.add_command(report)
 cli.add_command(serve)
+cli.add_command(distributed)
 
 
 def _leave_interrupted() -> NoReturn:
