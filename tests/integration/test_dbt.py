@@ -166,7 +166,8 @@ def test_the_project_builds_as_shipped(project: Project) -> None:
 @pytest.mark.integration
 def test_a_run_asks_only_about_what_is_new(project: Project) -> None:
     first = project.counts("build", *MATCHING, *BY_MODEL)
-    assert first == {"meld_match_detail": Counts(200, 0, 200, 200, 0)}
+    # Two of the pairs differ in their keys alone, which a prompt does not show.
+    assert first == {"meld_match_detail": Counts(200, 0, 200, 199, 0)}
     assert project.counts("build", *MATCHING, *BY_MODEL) == {}
 
     anew = project.counts("run --full-refresh --select matches", *BY_MODEL)
