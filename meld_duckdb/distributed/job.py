@@ -244,7 +244,8 @@ def _settings_of_actors(given: Mapping[str, object]) -> tuple[Settings, dict[str
 def _check_task(output: Path, task: Mapping[str, object]) -> None:
     path = output / FOLDER / "job.json"
     text = json.dumps(task, indent=1, sort_keys=True, default=str)
-    if not path.exists():
+    begun = any((output / FOLDER / "stages").glob("*/entries/*.json"))
+    if not path.exists() or not begun:  # a job that was refused for a mistake has no folder
         write_atomic(path, text)
     elif path.read_text("utf-8") != text:
         raise ConfigError(

@@ -20,8 +20,6 @@ import argparse
 import json
 import os
 import resource
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -30,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
+from tests.bench.fresh import in_fresh_process
 from tests.bench.scale_tables import make_tables
 
 if TYPE_CHECKING:
@@ -126,15 +125,7 @@ SCENARIOS: dict[str, Callable[..., dict[str, Any]]] = {
 def measure(scenario: str, tables: Path, *arguments: object) -> dict[str, Any]:
     """Run a scenario in a fresh process; the tables' folder holds its workspace."""
     started = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-m", __spec__.name, "--one", scenario, tables, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise SystemExit(f"{scenario} {arguments}: {done.stderr[-3000:]}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    found = in_fresh_process(__spec__.name, scenario, tables, *arguments)
     return {**found, "with_start_s": time.perf_counter() - started}
 
 

@@ -21,7 +21,6 @@ import json
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +37,11 @@ from meld_duckdb.tasks.base import Query
 from meld_duckdb.tasks.pairs import TextPair, option_pairs
 from meld_duckdb.train.calibrate_match import read_columns, read_table
 from tests.bench.bench_engine import commit, hardware
+from tests.bench.onnx_paths import Run, onnx_paths
 from tests.conftest import DATA
 
 BATCH = 32
 NAMES = ("input_ids", "attention_mask", "token_type_ids")
-Run = Callable[[dict[str, Any]], np.ndarray]
 
 
 def validation_pairs(data: Path, n: int) -> list[TextPair]:
@@ -66,9 +65,7 @@ def batches(tokenizer: Any, pairs: list[TextPair], max_tokens: int) -> list[Any]
 
 
 def paths(encoder: Any, head: Any, sample: Any, folder: Path) -> dict[str, Run]:
-    import onnxruntime
     import torch
-    from onnxruntime.quantization import QuantType, quantize_dynamic
 
     class Scorer(torch.nn.Module):
         def __init__(self) -> None:
@@ -82,22 +79,6 @@ def paths(encoder: Any, head: Any, sample: Any, folder: Path) -> dict[str, Run]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         small = torch.ao.quantization.quantize_dynamic(plain, {torch.nn.Linear}, torch.qint8)
-        torch.onnx.export(
-            plain,
-            tuple(sample[name] for name in NAMES),
-            str(folder / "fp32.onnx"),
-            input_names=list(NAMES),
-            output_names=["odds"],
-            dynamic_axes={name: {0: "batch", 1: "tokens"} for name in NAMES},
-            opset_version=17,
-            dynamo=False,
-        )
-        quantize_dynamic(
-            folder / "fp32.onnx",
-            folder / "int8.onnx",
-            per_channel=True,
-            weight_type=QuantType.QInt8,
-        )
 
     def by_torch(model: Any) -> Run:
         def run(batch: dict[str, Any]) -> np.ndarray:
@@ -106,20 +87,11 @@ def paths(encoder: Any, head: Any, sample: Any, folder: Path) -> dict[str, Run]:
 
         return run
 
-    def by_onnx(file: str) -> Run:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        session = onnxruntime.InferenceSession(
-            str(folder / file), options, providers=["CPUExecutionProvider"]
-        )
-        return lambda batch: session.run(None, {n: batch[n].numpy() for n in NAMES})[0]
-
+    example = tuple(sample[name] for name in NAMES)
     return {
         "torch fp32": by_torch(plain),
         "torch int8": by_torch(small),
-        "onnx fp32": by_onnx("fp32.onnx"),
-        "onnx int8": by_onnx("int8.onnx"),
+        **onnx_paths(plain, example, NAMES, folder, torch.get_num_threads()),
     }
 
 

@@ -27,7 +27,6 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +39,11 @@ from meld_duckdb.tasks.serialise import embedding_text
 from meld_duckdb.train.calibrate_match import read_columns, read_table
 from tests.bench.bench_block import gold_pairs
 from tests.bench.bench_engine import commit, hardware
+from tests.bench.onnx_paths import Run, onnx_paths
 from tests.conftest import DATA
 
 BATCH = 32
 NAMES = ("input_ids", "attention_mask", "token_type_ids")
-Run = Callable[[Any], np.ndarray]
 
 
 def model_folder() -> Path:
@@ -125,41 +124,8 @@ def other_paths(sample: Any, folder: Path) -> dict[str, Run]:
                 [batch[name].numpy() for name in NAMES]
             )[0].copy()
     if importlib.util.find_spec("onnxruntime") and importlib.util.find_spec("onnx"):
-        found |= onnx_paths(model, example, folder, threads)
+        found |= onnx_paths(model, example, NAMES, folder, threads)
     return found
-
-
-def onnx_paths(model: Any, example: Any, folder: Path, threads: int) -> dict[str, Run]:
-    import onnxruntime
-    import torch
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            model,
-            example,
-            str(folder / "fp32.onnx"),
-            input_names=list(NAMES),
-            output_names=["vectors"],
-            dynamic_axes={name: {0: "batch", 1: "tokens"} for name in NAMES},
-            opset_version=17,
-            dynamo=False,
-        )
-    quantize_dynamic(
-        folder / "fp32.onnx", folder / "int8.onnx", per_channel=True, weight_type=QuantType.QInt8
-    )
-
-    def run(file: str) -> Run:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        session = onnxruntime.InferenceSession(
-            str(folder / file), options, providers=["CPUExecutionProvider"]
-        )
-        return lambda batch: np.asarray(session.run(None, {n: batch[n].numpy() for n in NAMES})[0])
-
-    return {"onnx fp32": run("fp32.onnx"), "onnx int8": run("int8.onnx")}
 
 
 class Task:

@@ -19,11 +19,11 @@ from __future__ import annotations
 import argparse
 import json
 import resource
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
+
+from tests.bench.fresh import in_fresh_process
 
 MATCH = "SELECT count(meld_match(t, {'name': t.name, 'city': t.city, 'id': id + 1})) FROM t"
 JOBS = {
@@ -62,16 +62,7 @@ def run_one(job: str, n_rows: int, workspace: Path) -> dict[str, float]:
 def measure(job: str, n_rows: int) -> dict[str, float]:
     """Run a job in a fresh process with a fresh workspace."""
     with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run(
-            [sys.executable, "-m", __spec__.name, "--one", job, str(n_rows), folder],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    if done.returncode:
-        raise SystemExit(f"{job} {n_rows}: {done.stderr[-2000:]}")
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+        return in_fresh_process(__spec__.name, job, n_rows, folder)
 
 
 def main() -> None:

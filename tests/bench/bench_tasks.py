@@ -17,14 +17,14 @@ from __future__ import annotations
 import argparse
 import json
 import resource
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from tests.bench.fresh import in_fresh_process
 
 if TYPE_CHECKING:
     import duckdb
@@ -128,15 +128,7 @@ def run_all(data: Path, tasks: Iterable[str] = tuple(EXERCISES)) -> list[dict[st
     """Measure tasks, each in a process of its own."""
     lines = []
     for task in tasks:
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.bench.bench_tasks", "--one", task, str(data)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise SystemExit(f"{task}: {done.stderr[-3000:]}")
-        line = json.loads(done.stdout.splitlines()[-1])
+        line = in_fresh_process("tests.bench.bench_tasks", task, data)
         line["exercise"] = asdict(EXERCISES[task])
         lines.append(line)
         print(_shown(line), flush=True)

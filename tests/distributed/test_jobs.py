@@ -42,6 +42,15 @@ def test_a_finished_job_is_not_done_again(in_process: None, left: Path, tmp_path
         map_rows("SELECT id FROM part", left, tmp_path / "out", WORK)
 
 
+def test_a_mistake_does_not_take_the_folder(in_process: None, left: Path, tmp_path: Path) -> None:
+    statement = "SELECT id FROM part"
+    with pytest.raises(InputError, match="names no file"):
+        map_rows(statement, "nowhere.parquet", tmp_path / "out", WORK)
+    with pytest.raises(InputError, match="the statement fails"):
+        map_rows("SELECT nothing FROM part", left, tmp_path / "out", WORK)
+    assert map_rows(statement, left, tmp_path / "out", WORK).rows == 150
+
+
 def test_a_table_of_duckdb(in_process: None, tmp_path: Path, left: Path) -> None:
     file = tmp_path / "shop.duckdb"
     name = "my offers'; DROP TABLE x --"

@@ -8,7 +8,6 @@ lines a set: the links as they come, and cut at the score that is best on the pa
 
 from __future__ import annotations
 
-import argparse
 import os
 import time
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import duckdb
 import goldenmatch
 import numpy as np
-from pairs import SETS, Pairs, best_threshold, graded, read_pairs, show, write
+from pairs import SETS, Pairs, arguments, best_threshold, graded, read_pairs, report
 
 os.environ["GOLDEN_DIAGNOSTICS"] = "0"
 os.environ["GOLDENMATCH_AUTOCONFIG_MEMORY"] = "0"  # nothing is carried over from another set
@@ -60,17 +59,9 @@ def _scores(links: dict[tuple[str, str], float], pairs: Pairs) -> Any:
 
 def main() -> None:
     """Measure the sets, print a line each, write JSON if asked to."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="a folder of data sets")
-    parser.add_argument("--set", nargs="+", default=list(SETS))
-    parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
-    lines: list[dict[str, Any]] = []
-    for name in given.set:
-        for line in measure(given.data / name):
-            show(line)
-            lines.append(line)
-    write(given.json, lines, ("goldenmatch", "goldenmatch-native", "polars", "duckdb"))
+    given = arguments(__doc__, SETS).parse_args()
+    found = (line for name in given.set for line in measure(given.data / name))
+    report(given.json, found, ("goldenmatch", "goldenmatch-native", "polars", "duckdb"))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ Two lines a set: the bare instruction, and with examples from ``fewshot`` in the
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import time
@@ -20,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from pairs import SETS, Pairs, as_text, graded, read_pairs, show, write
+from pairs import SETS, Pairs, arguments, as_text, graded, read_pairs, report
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # else it asks the net for prices
 import lotus
@@ -87,23 +86,18 @@ def wait_for(server: str) -> None:
 
 def main() -> None:
     """Measure the sets, print a line each, write JSON if asked to."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="a folder of data sets")
-    parser.add_argument("--set", nargs="+", default=list(SETS))
+    parser = arguments(__doc__, SETS)
     parser.add_argument("--rows", type=int, default=150)
     parser.add_argument("--server", default="http://127.0.0.1:8123/v1")
-    parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     wait_for(given.server)
     # the name is that of no known model, so LiteLLM only passes it on
     model = LM("openai/smollm2-135m-instruct", api_base=given.server, api_key="none", max_tokens=16)
     lotus.settings.configure(lm=model)
-    lines: list[dict[str, Any]] = []
-    for name in given.set:
-        for line in measure(given.data / name, given.rows, given.server):
-            show(line)
-            lines.append(line)
-    write(given.json, lines, ("lotus-ai", "litellm", "pandas", "duckdb"))
+    found = (
+        line for name in given.set for line in measure(given.data / name, given.rows, given.server)
+    )
+    report(given.json, found, ("lotus-ai", "litellm", "pandas", "duckdb"))
 
 
 if __name__ == "__main__":

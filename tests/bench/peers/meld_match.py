@@ -8,14 +8,13 @@ tables indexed. Seconds hold indexing and, where there are labels, teaching them
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pairs import SETS, graded, read_pairs, show, write
+from pairs import SETS, arguments, graded, read_pairs, report
 
 import meld_duckdb
 
@@ -54,20 +53,17 @@ def measure(folder: Path, n_rows: int | None, tier: str, taught: bool) -> dict[s
 
 def main() -> None:
     """Measure the sets, print a line each, write JSON if asked to."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="a folder of data sets")
-    parser.add_argument("--set", nargs="+", default=list(SETS))
+    parser = arguments(__doc__, SETS)
     parser.add_argument("--rows", type=int, help="first test pairs; all if left out")
     parser.add_argument("--tier", nargs="+", default=["auto"])
-    parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    lines: list[dict[str, Any]] = []
-    for name in given.set:
-        for tier in given.tier:
-            for taught in (False, True):
-                lines.append(measure(given.data / name, given.rows, tier, taught))
-                show(lines[-1])
-    write(given.json, lines, ("duckdb", "torch", "transformers"))
+    found = (
+        measure(given.data / name, given.rows, tier, taught)
+        for name in given.set
+        for tier in given.tier
+        for taught in (False, True)
+    )
+    report(given.json, found, ("duckdb", "torch", "transformers"))
 
 
 if __name__ == "__main__":

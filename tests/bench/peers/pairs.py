@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -95,8 +96,21 @@ def show(line: Mapping[str, Any]) -> None:
     )
 
 
-def write(path: Path | None, lines: Sequence[Mapping[str, Any]], packages: Sequence[str]) -> None:
-    """Write the result with what made it; nothing without a path."""
+def arguments(description: str, sets: Sequence[str]) -> argparse.ArgumentParser:
+    """The options that all have; a script adds its own."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="a folder of data sets")
+    parser.add_argument("--set", nargs="+", default=list(sets))
+    parser.add_argument("--json", type=Path)
+    return parser
+
+
+def report(path: Path | None, found: Iterable[Mapping[str, Any]], packages: Sequence[str]) -> None:
+    """Print lines as they are found, then write all with what made them; the latter with a path."""
+    lines = []
+    for line in found:
+        show(line)
+        lines.append(line)
     versions = {"python": platform.python_version(), **{p: version(p) for p in packages}}
     print(", ".join(f"{name} {value}" for name, value in versions.items()))
     if path is None:
@@ -107,6 +121,6 @@ def write(path: Path | None, lines: Sequence[Mapping[str, Any]], packages: Seque
         "versions": versions,
         "seed": SEED,
         "load": os.getloadavg(),
-        "lines": list(lines),
+        "lines": lines,
     }
     path.write_text(json.dumps(result, indent=1) + "\n")

@@ -8,7 +8,6 @@ right, by strict equality of the values with spaces at both ends taken off, over
 
 from __future__ import annotations
 
-import argparse
 import random
 import tempfile
 import time
@@ -17,7 +16,7 @@ from typing import Any
 
 import duckdb
 import numpy as np
-from pairs import SEED, show, write
+from pairs import SEED, arguments, report
 from raha import Correction, Dataset, Detection
 
 DRAWS = 1_000
@@ -106,17 +105,9 @@ def _f1(right: float, said: float, truth: float) -> float:
 
 def main() -> None:
     """Measure the sets, print a line each, write JSON if asked to."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="a folder of data sets")
-    parser.add_argument("--set", nargs="+", default=list(SETS))
-    parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
-    lines: list[dict[str, Any]] = []
-    for name in given.set:
-        for line in measure(given.data / name):
-            show(line)
-            lines.append(line)
-    write(given.json, lines, ("raha", "pandas", "numpy", "scikit-learn", "duckdb"))
+    given = arguments(__doc__, SETS).parse_args()
+    found = (line for name in given.set for line in measure(given.data / name))
+    report(given.json, found, ("raha", "pandas", "numpy", "scikit-learn", "duckdb"))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ as the product's tier 2. Runs in the product's environment.
 
 from __future__ import annotations
 
-import argparse
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import duckdb
 import numpy as np
 import transformers
-from pairs import SETS, as_text, graded, read_pairs, show, write
+from pairs import SETS, arguments, as_text, graded, read_pairs, report
 
 from meld_duckdb import models
 from meld_duckdb.settings import DEFAULT_MODEL, default_model_dir
@@ -60,18 +59,12 @@ def measure(con: duckdb.DuckDBPyConnection, folder: Path, n_rows: int) -> dict[s
 
 def main() -> None:
     """Measure the sets, print a line each, write JSON if asked to."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="a folder of data sets")
-    parser.add_argument("--set", nargs="+", default=list(SETS))
+    parser = arguments(__doc__, SETS)
     parser.add_argument("--rows", type=int, default=150)
-    parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     con = connect()
-    lines: list[dict[str, Any]] = []
-    for name in given.set:
-        lines.append(measure(con, given.data / name, given.rows))
-        show(lines[-1])
-    write(given.json, lines, ("duckdb", "torch", "transformers"))
+    found = (measure(con, given.data / name, given.rows) for name in given.set)
+    report(given.json, found, ("duckdb", "torch", "transformers"))
 
 
 if __name__ == "__main__":
