@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from meld_duckdb.cli.expert_options import expert_options, mixture_settings
 from meld_duckdb.cli.train_progress import Progress
 
 if TYPE_CHECKING:
     from meld_duckdb.planner.session import Session
     from meld_duckdb.settings import Settings
     from meld_duckdb.train.label_files import Checked, LabelFile
+    from meld_duckdb.train.mixture_settings import MoeSettings
 
 _STAGES = ("retrieval", "experts", "all")
 
@@ -55,6 +57,7 @@ _STAGES = ("retrieval", "experts", "all")
     help="Which part of the training: retrieval makes pseudo-labels, encoder and tier 1; experts "
     "trains adapters of the language model and their router.",
 )
+@expert_options
 @click.option(
     "--workspace",
     type=click.Path(path_type=Path),
@@ -72,6 +75,7 @@ def train(
     stages: str,
     workspace: Path | None,
     as_json: bool,
+    **experts: Any,
 ) -> None:
     """Learn LABELS and train on all labels and the indexed tables of a workspace.
 
@@ -86,7 +90,8 @@ def train(
     settings, _ = resolve({"workspace": workspace})
     keys = (left_key, right_key)
     files = read_label_files(labels, tests, tasks, (lefts, rights), keys)
-    done = _train(settings, check_labels(files), files, tasks, stages)
+    mixture = mixture_settings(**experts)
+    done = _train(settings, check_labels(files), files, tasks, stages, mixture)
     if as_json:
         click.echo(json.dumps(done, indent=1))
 
@@ -97,6 +102,7 @@ def _train(
     files: Sequence[LabelFile],
     tasks: Sequence[str],
     part: str,
+    mixture: MoeSettings,
 ) -> list[dict[str, Any]]:
     """Check labels against the workspace, learn them, train, and ask about validation rows."""
     from meld_duckdb.train.given_labels import remember_held_out
@@ -111,9 +117,8 @@ def _train(
         shown.line(f"{unfit}: it is tuned anew")
     held_out = held_out_of(session) | remember_held_out(session, given)
     rows = _learned(session, given, files, shown)
-    pipeline = Pipeline(
-        session, TrainSettings(held_out=held_out), notice=shown.line, progress=shown.step
-    )
+    how = TrainSettings(held_out=held_out, mixture=mixture)
+    pipeline = Pipeline(session, how, notice=shown.line, progress=shown.step)
     shown.rest_s = lambda: pipeline.rest_s
     wanted = tuple(dict.fromkeys((*tasks, *(labels.task for labels in given))))
     stages = {"retrieval": RETRIEVAL, "experts": EXPERTS, "all": (*RETRIEVAL, *EXPERTS)}[part]

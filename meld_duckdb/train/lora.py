@@ -53,6 +53,9 @@ Progress = Callable[[str], None]
 VERSION = 1
 """Raised whenever the same rows and settings could give another adapter."""
 
+PRECISIONS = ("auto", "float32", "bfloat16")
+QUANTISATIONS = ("none", "4bit")
+
 _MOST_ANSWER_TOKENS = 64
 _LAYER_NUMBER = re.compile(r"\.(\d+)\.")
 
@@ -79,8 +82,9 @@ class LoraSettings:
         checkpoint_every: Steps after which a killed run can go on.
         seed: Of weights, order and dropout.
         start: An adapter to go on from, or None; rank, scale and layers are then its own.
-        device: ``"auto"`` (CUDA if there is one), ``"cpu"`` or ``"cuda"``; CUDA computes in
-            bfloat16.
+        device: ``"auto"`` (CUDA if there is one), ``"cpu"`` or ``"cuda"``.
+        precision: ``"float32"``, ``"bfloat16"`` (weights of the adapter stay in float32), or
+            ``"auto"``: bfloat16 on CUDA, float32 on a CPU.
         quantise: ``"none"``, or ``"4bit"`` to hold the base model in 4 bits, on CUDA only.
         number_format: ``"float16"`` or ``"float32"``, of the adapter's file.
     """
@@ -102,6 +106,7 @@ class LoraSettings:
     seed: int = 42
     start: str | None = None
     device: str = "auto"
+    precision: str = "auto"
     quantise: str = "none"
     number_format: str = "float16"
 
@@ -159,7 +164,8 @@ def train_adapter(
     """
     torch, transformers = libraries()
     device = pick_device(torch, settings.device)
-    base, tokenizer = _load_base(torch, transformers, model_path, device, settings)
+    mixed = _is_mixed(device, settings.precision)
+    base, tokenizer = _load_base(torch, transformers, model_path, device, settings, mixed)
     positions = getattr(base.config, "max_position_embeddings", None) or 1 << 30
     examples, held_out = (
         make_examples(
@@ -180,7 +186,7 @@ def train_adapter(
             module,
             torch=torch,
             forward=Forward(base, transformers.DynamicCache),
-            autocast=device == "cuda",
+            autocast=device if mixed else None,
         )
         steps = FitSettings(**{f.name: getattr(settings, f.name) for f in fields(FitSettings)})
         fit = Fit(model, steps, checkpoint / "state.safetensors", key)
@@ -212,12 +218,26 @@ def _check_learnable(rows: Sequence[TrainingRow], examples: Sequence[Example]) -
         )
 
 
+def _is_mixed(device: str, precision: str) -> bool:
+    """Whether to compute in bfloat16."""
+    if precision not in PRECISIONS:
+        raise TrainingError(
+            f"precision is {precision!r}, expected one of {', '.join(map(repr, PRECISIONS))}"
+        )
+    return precision == "bfloat16" or (precision == "auto" and device == "cuda")
+
+
 def _load_base(
-    torch: Any, transformers: Any, model_path: Path, device: str, settings: LoraSettings
+    torch: Any,
+    transformers: Any,
+    model_path: Path,
+    device: str,
+    settings: LoraSettings,
+    mixed: bool,
 ) -> tuple[Any, Any]:
     """Load the base model, in 4 bits if asked for, and its tokenizer."""
     if settings.quantise == "none":
-        dtype = torch.bfloat16 if device == "cuda" else torch.float32
+        dtype = torch.bfloat16 if mixed and device == "cuda" else torch.float32
         return load_model(transformers, model_path, device, dtype)
     if settings.quantise != "4bit":
         raise TrainingError(f"quantise is {settings.quantise!r}, expected 'none' or '4bit'")

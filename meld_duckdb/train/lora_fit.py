@@ -72,7 +72,7 @@ class Model:
         module: The causal language model, adapter on.
         torch: The torch module.
         forward: Its forward pass.
-        autocast: Whether to compute in bfloat16.
+        autocast: Kind of device to compute in bfloat16 on; None for the format of the weights.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Model:
         *,
         torch: Any,
         forward: Forward,
-        autocast: bool,
+        autocast: str | None,
     ) -> None:
         self.module = module
         self.torch = torch
@@ -93,7 +93,9 @@ class Model:
         torch = self.torch
         keep = max(example.n_read for example in batch)
         guard = (
-            torch.autocast("cuda", torch.bfloat16) if self._autocast else contextlib.nullcontext()
+            contextlib.nullcontext()
+            if self._autocast is None
+            else torch.autocast(self._autocast, torch.bfloat16)
         )
         inputs = [row for example in batch for row in example.inputs]
         with guard:

@@ -71,7 +71,10 @@ class MixtureTraining:
         settings: MoeSettings,
         notice: Callable[[str], None],
     ) -> None:
-        self._session, self._settings, self._notice = session, settings, notice
+        # Records are cut in training as they are when experts are asked.
+        lora = replace(settings.lora, max_chars=session.settings.answer.max_record_chars)
+        self._settings = settings = replace(settings, lora=lora)
+        self._session, self._notice = session, notice
         self._groups = groups
         self._extra = rows_by_group(session, groups, extra, settings.extra)
         self._folder = session.workspace.path / "train" / "experts"

@@ -21,7 +21,8 @@ class MoeSettings:
     """How experts are trained.
 
     Attributes:
-        lora: Of the adapters; ``start`` is where all of them begin.
+        lora: Of the adapters; ``start`` is where all of them begin, ``max_chars`` is taken from the
+            workspace.
         refine: Of the refinement.
         router: Of the router.
         dev_parts: One of so many parts of the labels is set aside.

@@ -2,14 +2,15 @@
 
     python -m tests.bench.bench_experts --data DIR --keep DIR [--set TASK/NAME ...] [--rows 300]
         [--seed 42 ...] [--variant NAME ...] [--epochs 2] [--rounds 2] [--quota 48] [--extra 200]
-        [--labels N] [--max-chars 2000] [--json FILE]
+        [--labels N] [--max-chars 2000] [--precision auto] [--json FILE]
 
-The few-shot labels of ``meld eval`` of all sets (or ``--labels`` of each, a tenth as many tuples)
-are taught to one workspace, ``meld train --stages experts`` runs, and the test rows (``--rows`` of
-each set, a tenth as many tuples, drawn by seed) are answered by tier 2 alone, so that what experts
-change is not hidden by tier 0. Variants:
+The few-shot labels of ``meld eval`` of all sets (or ``--labels`` of each, a twentieth as many
+tuples) are taught to one workspace, ``meld train --stages experts`` runs, and the test rows
+(``--rows`` of each set, a twentieth as many tuples, drawn by seed) are answered by tier 2 alone, so
+that what experts change is not hidden by tier 0. Variants:
 
-    base             the language model without experts
+    base             the language model without experts or demonstrations
+    base-rag         the language model without experts, two demonstrations with every question
     full             three experts, equal weights, everything trained
     k1 ... k5        so many experts
     router-weights   weights by relevance
@@ -45,7 +46,7 @@ from meld_duckdb.train.pipeline import TrainSettings
 from meld_duckdb.train.refine import RefineSettings
 
 DATA = Path(__file__).parent.parent.parent.parent / "shared" / "data"
-CELLS = 10
+CELLS = 20
 """Every cell of a tuple is asked about: of cleaning so many times fewer tuples are drawn."""
 
 SETS = (
@@ -80,7 +81,8 @@ class Costs:
         quota: Rows that one adds.
         extra: Rows of an expert that are no labels, at most.
         labels: Labels of a set; None for its few-shot file.
-        max_chars: Characters of a prompt's records, about.
+        max_chars: Characters of a prompt's records, about, in training and asking.
+        precision: Numbers that training computes in.
     """
 
     epochs: int = 2
@@ -89,11 +91,13 @@ class Costs:
     extra: int = 200
     labels: int | None = None
     max_chars: int = 2_000
+    precision: str = "auto"
 
 
 # In this order, so that variants of the same training follow each other.
 VARIANTS = {
-    "base": Variant(("adapters",)),
+    "base": Variant(("adapters",), {"demonstrations": 0}),
+    "base-rag": Variant(("adapters",), {"demonstrations": 2}),
     "full": Variant(),
     **{f"k{k}": Variant(asked={"experts": k}) for k in (1, 2, 4, 5)},
     "router-weights": Variant(asked={"expert_weights": "router"}),
@@ -127,12 +131,14 @@ def measure(
         request = Request(labels, seed, "stratified", limit, False)
         cases += [(case, found) for case in prepare(task, found, request, None)]
     plain = MoeSettings(
-        lora=LoraSettings(seed=seed, epochs=costs.epochs, max_chars=costs.max_chars),
+        lora=LoraSettings(seed=seed, epochs=costs.epochs, precision=costs.precision),
         refine=RefineSettings(rounds=costs.rounds, quota=costs.quota),
         extra=costs.extra,
         demonstrations=variant.demonstrations,
         seed=seed,
     )
+    keep.mkdir(parents=True, exist_ok=True)
+    (keep / "meld.toml").write_text(f"max_record_chars = {costs.max_chars}\n", "utf-8")
     mixture, asked = leave_out(plain, variant.without)
     training = Training(EXPERTS, TrainSettings(mixture=mixture, seed=seed))
     lines = []
@@ -154,6 +160,7 @@ def measure(
                 "value": round(value.value, 4),
                 "low": round(value.low, 4),
                 "high": round(value.high, 4),
+                "others": {v.metric: round(v.value, 4) for v in result.values[1:]},
                 "n": result.n,
                 "tiers": dict(result.tiers),
                 "failures": result.failures,
@@ -177,6 +184,7 @@ def main() -> None:
     parser.add_argument("--extra", type=int, default=Costs.extra)
     parser.add_argument("--labels", type=int)
     parser.add_argument("--max-chars", type=int, default=Costs.max_chars)
+    parser.add_argument("--precision", default=Costs.precision)
     parser.add_argument("--keep", type=Path, required=True)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()

@@ -113,7 +113,7 @@ def tiny_model(model_path: Path, *, frozen: bool) -> Model:
         module,
         torch=torch,
         forward=Forward(module, transformers.DynamicCache),
-        autocast=False,
+        autocast=None,
     )
 
 
