@@ -296,10 +296,12 @@ def fit(folds: Sequence[Opinions], variants: Sequence[str] = VARIANTS) -> Verdic
     )
 
 
-def tier0_models(data: Path, fold: Sequence[str]) -> tuple[dict[str, TreeEnsemble], IdfWeights]:
+def tier0_models(
+    data: Path, fold: Sequence[str], sets: Sequence[str] = calibrate_match.DATA_SETS
+) -> tuple[dict[str, TreeEnsemble], IdfWeights]:
     """Tier 0 fitted without a fold and its relatives, by variant; and its weights of words."""
     left_out = held_out_sets(fold)
-    names = [name for name in calibrate_match.DATA_SETS if name not in left_out]
+    names = [name for name in sets if name not in left_out]
     words = {name: calibrate_match.vocabulary(data / "EM" / name) for name in names}
     learned = [
         calibrate_match.load_set(

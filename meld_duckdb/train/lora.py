@@ -220,11 +220,14 @@ def _check_learnable(rows: Sequence[TrainingRow], examples: Sequence[Example]) -
 
 def _is_mixed(device: str, precision: str) -> bool:
     """Whether to compute in bfloat16."""
-    if precision not in PRECISIONS:
-        raise TrainingError(
-            f"precision is {precision!r}, expected one of {', '.join(map(repr, PRECISIONS))}"
-        )
+    _check_one_of("precision", precision, PRECISIONS)
     return precision == "bfloat16" or (precision == "auto" and device == "cuda")
+
+
+def _check_one_of(name: str, given: str, expected: Sequence[str]) -> None:
+    if given not in expected:
+        wanted = " or ".join(map(repr, expected))
+        raise TrainingError(f"{name} is {given!r}, expected {wanted}")
 
 
 def _load_base(
@@ -236,11 +239,10 @@ def _load_base(
     mixed: bool,
 ) -> tuple[Any, Any]:
     """Load the base model, in 4 bits if asked for, and its tokenizer."""
+    _check_one_of("quantise", settings.quantise, QUANTISATIONS)
     if settings.quantise == "none":
         dtype = torch.bfloat16 if mixed and device == "cuda" else torch.float32
         return load_model(transformers, model_path, device, dtype)
-    if settings.quantise != "4bit":
-        raise TrainingError(f"quantise is {settings.quantise!r}, expected 'none' or '4bit'")
     if device != "cuda":
         raise EngineUnavailable(
             f"a base model in 4 bits needs a GPU, the device is {device!r}",

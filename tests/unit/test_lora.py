@@ -229,6 +229,24 @@ def test_training_goes_on_from_an_adapter(model_path: Path, tmp_path: Path) -> N
         )
 
 
+def test_bfloat16_on_a_processor_learns_much_the_same_and_the_adapter_is_as_large(
+    model_path: Path, tmp_path: Path
+) -> None:
+    rows, dev = toy_rows(48), toy_rows(16, 48)
+    settings = replace(SETTINGS, layers=1.0, epochs=3, learning_rate=1e-2)
+    plain, mixed = (
+        train_adapter(rows, model_path, tmp_path / name, replace(settings, precision=name), dev)
+        for name in ("float32", "bfloat16")
+    )
+    assert plain.adapter.digest != mixed.adapter.digest
+    assert mixed.dev_losses[-1] == pytest.approx(plain.dev_losses[-1], abs=0.1)
+    assert mixed.dev_losses[-1] < mixed.dev_losses[0]
+    sizes = {
+        (tmp_path / n / "adapter_model.safetensors").stat().st_size for n in ("float32", "bfloat16")
+    }
+    assert len(sizes) == 1
+
+
 def test_what_cannot_be_learned_is_refused(model_path: Path, tmp_path: Path) -> None:
     def train(rows: Sequence[TrainingRow], **changes: Any) -> None:
         train_adapter(rows, model_path, tmp_path / "x", replace(SETTINGS, **changes))
@@ -246,6 +264,8 @@ def test_what_cannot_be_learned_is_refused(model_path: Path, tmp_path: Path) -> 
         train(toy_rows(4), layers=0)
     with pytest.raises(TrainingError, match="the loss is nan after step"):
         train(toy_rows(16), learning_rate=1e30)
+    with pytest.raises(TrainingError, match="precision is 'half', expected 'auto' or"):
+        train(toy_rows(4), precision="half")
     with pytest.raises(TrainingError, match="quantise is '2bit', expected 'none' or '4bit'"):
         train(toy_rows(4), quantise="2bit")
     with pytest.raises(EngineUnavailable, match=r"needs a GPU, the device is 'cpu'.*Hint: set"):

@@ -118,6 +118,22 @@ def test_labels_become_experts_router_and_gates(labelled: duckdb.DuckDBPyConnect
     assert {row[0] for row in listed} == set(cards)
 
 
+def test_records_are_cut_in_training_as_they_are_when_asked(
+    labelled: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: set[int] = set()
+    real = mixture.train_adapter
+
+    def watched(rows: Any, base: Path, out: Path, settings: LoraSettings, **given: Any) -> Any:
+        found.add(settings.max_chars)
+        return real(rows, base, out, settings, **given)
+
+    monkeypatch.setattr(mixture, "train_adapter", watched)
+    monkeypatch.setenv("MELD_MAX_RECORD_CHARS", "321")
+    train(open_session())
+    assert found == {321}
+
+
 def test_a_second_run_does_nothing(labelled: duckdb.DuckDBPyConnection) -> None:
     session = open_session()
     first = train(session)
