@@ -1,4 +1,4 @@
-"""The starter's experts at query time: for questions of which the workspace knows nothing."""
+"""The starter's experts: for questions of which the workspace knows nothing, and to begin with."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from meld_duckdb.engine.adapters import CARD, read_card
 from meld_duckdb.errors import ArtefactError
+from meld_duckdb.models import model_digest
 from meld_duckdb.planner.artefacts import Watched
 from meld_duckdb.planner.expert_card import ANY, ExpertCard
 from meld_duckdb.planner.experts import Expert, Score, read_cards
+from meld_duckdb.starter import starter_folder
 from meld_duckdb.tasks.pairs import TEXT_VERSION
 
 _LOG = logging.getLogger(__name__)
@@ -76,3 +79,21 @@ class StarterExperts:
 
     def _expert(self, card: ExpertCard, folder: Path) -> Expert:
         return Expert(card, folder, lambda: self._load(card, folder))
+
+
+def starter_adapter(setting: str, task: str, model_path: Path) -> Path | None:
+    """The adapter of a language model that experts of a task begin with.
+
+    Args:
+        setting: The setting ``starter``.
+        task: Name of the task.
+        model_path: The language model.
+
+    Returns:
+        Its directory; None where the starter has none for this task and model.
+    """
+    folder = starter_folder(setting)
+    place = None if folder is None else folder / "adapters" / task
+    if place is None or not (place / CARD).is_file():
+        return None
+    return place if read_card(place).get("base") == model_digest(model_path) else None

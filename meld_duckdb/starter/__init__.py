@@ -1,7 +1,8 @@
 """The starter: experts that every installation has, for tables nobody has labelled yet.
 
-``experts/`` holds one directory per expert of tier 1, as in a workspace; ``starter.json`` says what
-they were trained on. ``make starter`` writes both from the training splits of public data sets.
+``experts/`` holds one directory per expert of tier 1, as in a workspace, ``adapters/`` one per
+task: the adapter of the language model that its experts begin with; ``starter.json`` says what they
+were trained on. ``make starter`` writes all of it from the training splits of public data sets.
 """
 
 from __future__ import annotations
@@ -14,7 +15,13 @@ BUILT_IN, NONE = "built-in", "none"
 
 
 def starter_experts(setting: str) -> Path | None:
-    """The directory of the starter's experts; None for no starter.
+    """The directory of the starter's experts of tier 1; see `starter_folder`."""
+    folder = starter_folder(setting)
+    return None if folder is None else folder / "experts"
+
+
+def starter_folder(setting: str) -> Path | None:
+    """The directory of the starter; None for no starter.
 
     Args:
         setting: ``"built-in"``, ``"none"`` or a directory like this package.
@@ -30,4 +37,4 @@ def starter_experts(setting: str) -> Path | None:
             f"setting 'starter' is {setting!r}, expected '{BUILT_IN}', '{NONE}' or a directory",
             hint="leave the setting out for the experts of the package",
         )
-    return folder / "experts"
+    return folder

@@ -27,6 +27,7 @@ from meld_duckdb.planner.metapath import Path as MetaPath
 from meld_duckdb.planner.mixture import routed_text
 from meld_duckdb.planner.router import write_router
 from meld_duckdb.planner.session import Session
+from meld_duckdb.planner.starter_experts import starter_adapter
 from meld_duckdb.records import digest
 from meld_duckdb.tasks import TASKS
 from meld_duckdb.tasks.base import Answer
@@ -128,7 +129,7 @@ class MixtureTraining:
         groups = [group for group in self._groups if group.task == task]
         rows = [row for group in groups for row in not_set_aside(group.learn, group, self._groups)]
         dev = [row for group in groups for row in group.dev]
-        settings = self._settings
+        settings, begin = self._settings, self._begin(task)
 
         def work() -> Metrics:
             makers = {}
@@ -140,7 +141,7 @@ class MixtureTraining:
                 rows,
                 self._base,
                 out,
-                settings.lora,
+                replace(settings.lora, start=begin),
                 dev=dev,
                 progress=self._notice,
                 prompt=lambda row, limit: makers[row.query.digest](row, limit),
@@ -158,7 +159,7 @@ class MixtureTraining:
             self._model,
             repr(replace(settings.lora, start=None)),
             f"{settings.dev_parts} {settings.demonstrations} {settings.seed}",
-            weights_digest(settings.lora.start),
+            weights_digest(begin),
         )
         return Stage(f"pretrain {task}", _VERSION, inputs, work, out.is_dir)
 
@@ -166,7 +167,12 @@ class MixtureTraining:
         """Where the first adapter of a group begins; None for the language model as it is."""
         if self._pretrained and task in shared_tasks(self._groups):
             return str(self._folder / f"pretrain-{task}")
-        return self._settings.lora.start
+        return self._begin(task)
+
+    def _begin(self, task: str) -> str | None:
+        """Where a task begins: the adapter of the settings, else of the starter."""
+        found = starter_adapter(self._session.settings.starter, task, self._base)
+        return self._settings.lora.start or (None if found is None else str(found))
 
     def _adapter(self, group: LabelGroup) -> Stage:
         out = self._folder / group.name / "0"

@@ -2,7 +2,7 @@
 
     python -m tests.bench.bench_experts --data DIR --keep DIR [--set TASK/NAME ...] [--rows 300]
         [--seed 42 ...] [--variant NAME ...] [--epochs 2] [--rounds 2] [--quota 48] [--extra 200]
-        [--labels N] [--max-chars 2000] [--precision auto] [--json FILE]
+        [--labels N] [--max-chars 2000] [--precision auto] [--pairs 0] [--json FILE]
 
 The few-shot labels of ``meld eval`` of all sets (or ``--labels`` of each, a twentieth as many
 tuples) are taught to one workspace, ``meld train --stages experts`` runs, and the test rows
@@ -15,11 +15,15 @@ that what experts change is not hidden by tier 0. Variants:
     k1 ... k5        so many experts
     router-weights   weights by relevance
     no-router        the router untrained: experts by their descriptions
+    no-starter       with --pairs: the first adapter of a task begins with the language model
     no-pretraining   every expert trained from the language model
     no-path          no meta-paths searched
     no-refine        no refinement
     rag              two demonstrations with every question, in training and asking
     auto             tier 0 first, the gate decides
+
+``--pairs`` trains an adapter of matching on so many pairs of every other data set first (none of the
+sets, and none that shares records with one), as the starter has it, and the experts begin with it.
 
 Training is repeated where a variant needs it; stages that a variant does not change are skipped.
 """
@@ -29,8 +33,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +44,11 @@ from meld_duckdb.evaluate.layout import find_datasets
 from meld_duckdb.evaluate.run import prepare
 from meld_duckdb.evaluate.together import evaluate_together
 from meld_duckdb.evaluate.training import Training
+from meld_duckdb.models import locate
+from meld_duckdb.settings import DEFAULT_MODEL, default_model_dir
+from meld_duckdb.starter import NONE
+from meld_duckdb.train.cross_dataset import DrawSettings
+from meld_duckdb.train.general_adapter import AdapterSettings, adapter_stage
 from meld_duckdb.train.lora import LoraSettings
 from meld_duckdb.train.mixture_settings import EXPERTS, MoeSettings
 from meld_duckdb.train.pipeline import TrainSettings
@@ -69,6 +78,7 @@ class Variant:
     asked: Mapping[str, object] = field(default_factory=dict)
     tier: str = "t2"
     demonstrations: int = 0
+    starter: bool = True
 
 
 @dataclass(frozen=True)
@@ -83,6 +93,8 @@ class Costs:
         labels: Labels of a set; None for its few-shot file.
         max_chars: Characters of a prompt's records, about, in training and asking.
         precision: Numbers that training computes in.
+        pairs: Pairs of every other data set that the adapter of matching learns from before; 0 for
+            no such adapter.
     """
 
     epochs: int = 2
@@ -92,6 +104,7 @@ class Costs:
     labels: int | None = None
     max_chars: int = 2_000
     precision: str = "auto"
+    pairs: int = 0
 
 
 # In this order, so that variants of the same training follow each other.
@@ -103,6 +116,7 @@ VARIANTS = {
     "router-weights": Variant(asked={"expert_weights": "router"}),
     "auto": Variant(tier="auto"),
     "no-router": Variant(("router",)),
+    "no-starter": Variant(starter=False),
     "no-pretraining": Variant(("pretraining",)),
     "no-path": Variant(("path",)),
     "no-refine": Variant(("refinement",)),
@@ -140,7 +154,16 @@ def measure(
     keep.mkdir(parents=True, exist_ok=True)
     (keep / "meld.toml").write_text(f"max_record_chars = {costs.max_chars}\n", "utf-8")
     mixture, asked = leave_out(plain, variant.without)
-    training = Training(EXPERTS, TrainSettings(mixture=mixture, seed=seed))
+    # Tier 2 asked by name needs no gate.
+    stages = EXPERTS if variant.tier == "auto" else tuple(s for s in EXPERTS if s != "gate")
+    starter = trained_starter(
+        data, names, keep.parent / f"starter-{seed}-{costs.pairs}", seed, costs
+    )
+    training = Training(
+        stages,
+        TrainSettings(mixture=mixture, seed=seed),
+        str(starter) if starter and variant.starter else NONE,
+    )
     lines = []
     for result in evaluate_together(
         cases,
@@ -171,6 +194,25 @@ def measure(
     return lines
 
 
+def trained_starter(
+    data: Path, names: Sequence[str], folder: Path, seed: int, costs: Costs
+) -> Path | None:
+    """A starter whose adapter has seen none of the sets; made on first use."""
+    if not costs.pairs:
+        return None
+    plain = AdapterSettings()
+    settings = AdapterSettings(
+        replace(plain.lora, seed=seed, precision=costs.precision, max_chars=costs.max_chars),
+        DrawSettings(quota=costs.pairs, seed=seed),
+        tuple(name.partition("/")[2] for name in names if name.startswith("match/")),
+    )
+    model = locate(DEFAULT_MODEL, default_model_dir(), "language model")
+    stage = adapter_stage(data, model, folder / "kept", folder / "adapters", settings, print)
+    if not stage.is_done():
+        print("starter", json.dumps(dict(stage.work())), flush=True)
+    return folder
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=DATA)
@@ -185,6 +227,7 @@ def main() -> None:
     parser.add_argument("--labels", type=int)
     parser.add_argument("--max-chars", type=int, default=Costs.max_chars)
     parser.add_argument("--precision", default=Costs.precision)
+    parser.add_argument("--pairs", type=int, default=Costs.pairs)
     parser.add_argument("--keep", type=Path, required=True)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()

@@ -15,11 +15,13 @@ from pyarrow import parquet
 
 from meld_duckdb import connect
 from meld_duckdb.engine.cross_encoder import files_digest
+from meld_duckdb.models import sha256
 from meld_duckdb.planner.expert_card import ANY, read_card
 from meld_duckdb.train.cross_dataset import FOLDS, MATCH_SETS
 from meld_duckdb.train.general import TASK, Opinions, fit, fold_folder, read_opinions
 from tests.integration.things import run_script
 from tests.unit.tiny_encoder import save_tiny_encoder
+from tests.unit.tiny_llama import save_tiny_llama
 
 SCRIPT = """
 import os, signal, sys
@@ -37,6 +39,7 @@ main()
 STAGES = [f"{TASK} without {fold[0]}" for fold in FOLDS[TASK]] + [
     f"{TASK} of all sets",
     f"{TASK} installed",
+    f"{TASK} adapter",
 ]
 WORDS = ("sony", "canon", "tv", "camera", "red", "blue", "green", "big", "small")
 
@@ -70,7 +73,8 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("starter")
     data = write_sets(folder / "data")
     encoder = save_tiny_encoder(folder / "encoder")
-    return ["--data", str(data), "--encoder", str(encoder)]
+    model = save_tiny_llama(folder / "llama")
+    return ["--data", str(data), "--encoder", str(encoder), "--model", str(model)]
 
 
 def run(given: list[str], keep: Path, out: Path, killed_at: str = "never") -> int:
@@ -87,7 +91,8 @@ def digests(out: Path) -> dict[str, str]:
         card = json.loads((folder / "card.json").read_text("utf-8"))
         card.pop("seconds")
         found[folder.name] = files_digest(folder) + json.dumps(card, sort_keys=True)
-    return found
+    weights = out / "adapters" / TASK / "adapter_model.safetensors"
+    return found | {"adapter": sha256(weights)}
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +150,7 @@ def test_it_answers_where_nothing_is_labelled(
     (used / "card.json").write_text(json.dumps(written | {"use": True, "low": -1.0, "high": 2.0}))
     try:
         asked = "SELECT unnest(meld_match_detail('sony tv', 'tv sony red'), recursive := true)"
-        settings: dict[str, Any] = {"encoder": given[-1], "progress": False}
+        settings: dict[str, Any] = {"encoder": given[3], "progress": False}
         with connect(
             ":memory:", workspace=tmp_path / "w", starter=str(tmp_path / "starter"), **settings
         ) as connection:

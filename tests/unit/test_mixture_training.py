@@ -13,13 +13,16 @@ import pytest
 import meld_duckdb
 from meld_duckdb.planner import loaded
 from meld_duckdb.planner.session import Session
+from meld_duckdb.records import make_record
 from meld_duckdb.service import LocalService
 from meld_duckdb.settings import resolve
+from meld_duckdb.tasks.base import Query
 from meld_duckdb.train import mixture
-from meld_duckdb.train.lora import LoraSettings
+from meld_duckdb.train.lora import LoraSettings, train_adapter
 from meld_duckdb.train.mixture_settings import EXPERTS, MoeSettings
 from meld_duckdb.train.pipeline import Pipeline, TrainSettings
 from meld_duckdb.train.refine import RefineSettings
+from meld_duckdb.train.rows import TrainingRow
 from meld_duckdb.train.stages import Finished
 from tests.scripted import HashingEncoder
 from tests.unit.tiny_llama import save_tiny_llama
@@ -116,6 +119,39 @@ def test_labels_become_experts_router_and_gates(labelled: duckdb.DuckDBPyConnect
     assert sorted(detail["experts"]) == sorted(cards)
     listed = labelled.sql("SELECT expert, tier, used FROM meld.experts()").fetchall()
     assert {row[0] for row in listed} == set(cards)
+
+
+def test_the_first_adapter_of_a_task_begins_with_that_of_the_starter(
+    labelled: duckdb.DuckDBPyConnection,
+    model: Path,
+    runs: list[Run],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    starter = tmp_path / "starter"
+    other = save_tiny_llama(tmp_path / "other", seed=5)
+    rows = [
+        TrainingRow(
+            "match", Query((make_record({"n": f"a{i}"}), make_record({"n": f"a{i % 3}"}))), y
+        )
+        for i, y in enumerate(["match", "mismatch"] * 4)
+    ]
+    monkeypatch.setenv("MELD_STARTER", str(starter))
+    train_adapter(rows, other, starter / "adapters" / "match", SETTINGS.lora)
+    train(open_session())
+    assert runs[0].out == "pretrain-match" and runs[0].start is None  # of another model
+
+    train_adapter(rows, model, starter / "adapters" / "match", SETTINGS.lora)
+    runs.clear()
+    session = open_session()
+    train(session)
+    assert [(run.out, run.start) for run in runs[:2]] == [
+        ("pretrain-match", "match"),
+        ("0", "pretrain-match"),
+    ]
+    runs.clear()
+    train(session)
+    assert not runs
 
 
 def test_records_are_cut_in_training_as_they_are_when_asked(
