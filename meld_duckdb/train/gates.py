@@ -3,7 +3,8 @@
 All opinions are of models that had not seen the labels they are judged by. For a task with two
 answers the language model's log-odds are added to those of the tiers before, and it is used where
 that makes the labels more likely (`train.stack`); for the others its answer takes the place of an
-unsure one, and it is used where it is right more often by more than the standard error.
+unsure one, and it is used where it is right more often, by more than `train.stack.ERRORS` standard
+errors.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from meld_duckdb.train.expert import held_out_tier0
 from meld_duckdb.train.folds import draw_folds, groups_of
 from meld_duckdb.train.label_groups import LabelGroup
 from meld_duckdb.train.rows import TrainingRow
-from meld_duckdb.train.stack import Verdict, fit_stack
+from meld_duckdb.train.stack import ERRORS, Verdict, fit_stack
 
 _LEAST = 10
 _FOLDS = 5
@@ -122,7 +123,7 @@ def _judge_many(
         return Verdict(False, f"{n} labels set aside: too few to tell", Stack(), 0.0, 1.0, {})
     gains = new.astype(float) - old.astype(float)
     error = float(gains.std(ddof=1) / np.sqrt(n))
-    use = float(gains.mean()) > error
+    use = float(gains.mean()) > ERRORS * error
     reason = (
         f"tier 2 {'adds' if use else 'adds no more than chance could'}: accuracy "
         f"{old.mean():.3f} to {new.mean():.3f} (+- {error:.3f}) on {n} labels scored by models "

@@ -51,6 +51,7 @@ from meld_duckdb.train.stages import Metrics, Stage
 from meld_duckdb.workspace import write_atomic
 
 _VERSION = 1
+_GATE_VERSION = 2
 
 
 class MixtureTraining:
@@ -368,7 +369,7 @@ class MixtureTraining:
             session.demonstrator.digest(group.task),
             *(expert.digest for expert in session.experts.own()),
         )
-        return Stage(f"gate {group.name}", _VERSION, inputs, work, out.is_file)
+        return Stage(f"gate {group.name}", _GATE_VERSION, inputs, work, out.is_file)
 
     def _mixed_answers(self, group: LabelGroup) -> list[Answer]:
         """Answers of the merged experts to the labels set aside, as at query time."""

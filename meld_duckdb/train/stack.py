@@ -3,7 +3,7 @@
 Everything is judged by held-out opinions: what tiers 0 and 1 say of a label was said by models
 that had not seen it (`train.expert`), and the weights that add them up are cross-fitted too. Tier 1
 is used only where the labels become more likely than under tier 0 alone, recalibrated on the same
-labels, by more than the standard error of that difference.
+labels, by more than `ERRORS` standard errors of that difference.
 """
 
 from __future__ import annotations
@@ -37,7 +37,11 @@ _SPREAD = (0.5, 1.0, 1.0)
 LEAST_GAIN = 0.005
 """Mean gain in log-likelihood of a label below which tier 1 is not worth its time."""
 
+ERRORS = 1.645
+"""Standard errors that a gain has to exceed: by chance it does one time in twenty."""
+
 _LEAST_LABELS = 20
+_LEAST_OF_AN_ANSWER = 5
 _SURE = 1e-4
 
 
@@ -101,7 +105,9 @@ def fit_stack(
     }
     gains = _losses(alone, answers) - _losses(both, answers)
     fine = metrics["f1_both"] >= metrics["f1_tier0"]
-    use, reason = _judge(gains, "F1", metrics["f1_tier0"], metrics["f1_both"], fine)
+    rarer = int(min(answers.sum(), (~answers).sum()))
+    scores = metrics["f1_tier0"], metrics["f1_both"]
+    use, reason = _judge(gains, "F1", *scores, fine, rarer)
     opinions = tuple(both.round(DECIMALS).tolist())
     return Verdict(use, reason, stack, low, high, _rounded(metrics), opinions)
 
@@ -154,9 +160,14 @@ def fit_option_stack(
 
 
 def _judge(
-    gains: FloatArray, name: str, before: float, after: float, fine: bool
+    gains: FloatArray,
+    name: str,
+    before: float,
+    after: float,
+    fine: bool,
+    rarer: int = _LEAST_OF_AN_ANSWER,
 ) -> tuple[bool, str]:
-    """Decide by the gain in log-likelihood of each label, [n]."""
+    """Decide by the gain in log-likelihood of each label, [n], ``rarer`` of the rarer answer."""
     n = len(gains)
     gain = float(gains.mean())
     error = float(gains.std(ddof=1) / np.sqrt(n)) if n > 1 else float("inf")
@@ -166,7 +177,10 @@ def _judge(
     )
     if n < _LEAST_LABELS:
         return False, f"{n} labels are too few to tell, at least {_LEAST_LABELS} are needed"
-    if gain <= max(error, LEAST_GAIN):
+    if rarer < _LEAST_OF_AN_ANSWER:
+        least = _LEAST_OF_AN_ANSWER
+        return False, f"{rarer} labels of the rarer answer are too few to tell, {least} are needed"
+    if gain <= max(ERRORS * error, LEAST_GAIN):
         return False, f"tier 1 adds no more than chance could: {figures}"
     if not fine:
         return False, f"tier 1 makes more mistakes: {figures}"

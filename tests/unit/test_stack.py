@@ -60,6 +60,20 @@ def test_too_few_labels_tell_nothing() -> None:
     yes = YES[:18]
     verdict = fit_stack(TIER0[:18], np.where(yes, 9.0, -9.0), yes, FOLDS[:18] % 2, 0.4)
     assert not verdict.use and "18 labels are too few" in verdict.reason
+    yes = YES[:24]
+    verdict = fit_stack(TIER0[:24], np.where(yes, 9.0, -9.0), yes, FOLDS[:24], 0.4)
+    assert not verdict.use and "4 labels of the rarer answer are too few" in verdict.reason
+
+
+def test_among_few_labels_chance_seldom_passes_for_knowledge() -> None:
+    used = 0
+    for seed in range(150):
+        rng = np.random.default_rng(seed)
+        yes, no = (rng.choice(np.flatnonzero(YES == y), n, False) for y, n in ((1, 6), (0, 14)))
+        at = np.concatenate([yes, no])
+        noise = rng.normal(0, 2.0, 20)
+        used += fit_stack(TIER0[at], noise, YES[at], rng.permutation(20) % 5, 0.4).use
+    assert used <= 4  # nine by one standard error
 
 
 def test_options_are_ranked_anew_where_tier_1_knows_more() -> None:
