@@ -18,7 +18,7 @@ from meld_duckdb.cli.main import main
 from meld_duckdb.train import pipeline
 from tests.integration.things import QUICK
 
-pipeline.TrainSettings = lambda held_out: replace(QUICK, held_out=held_out)
+pipeline.TrainSettings = lambda held_out, mixture: replace(QUICK, held_out=held_out)
 sys.argv = ["meld", "train", *sys.argv[1:]]
 main()
 """

@@ -28,8 +28,8 @@ from tests.integration.things import QUICK
 point, sys.argv = sys.argv[1], ["meld", "train", *sys.argv[2:]]
 lora = LoraSettings(
     epochs=2, layers=1.0, rank=2, batch=4, max_tokens=300, checkpoint_every=2, device="cpu")
-mixture = MoeSettings(lora=lora, refine=RefineSettings(rounds=1, quota=8))
-pipeline.TrainSettings = lambda held_out: replace(QUICK, held_out=held_out, mixture=mixture)
+quick = MoeSettings(lora=lora, refine=RefineSettings(rounds=1, quota=8))
+pipeline.TrainSettings = lambda held_out, mixture: replace(QUICK, held_out=held_out, mixture=quick)
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)

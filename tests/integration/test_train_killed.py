@@ -26,7 +26,7 @@ from meld_duckdb.train import expert, pipeline, stages
 from tests.integration.things import QUICK
 
 point, sys.argv = sys.argv[1], ["meld", "train", *sys.argv[2:]]
-pipeline.TrainSettings = lambda held_out: replace(QUICK, held_out=held_out)
+pipeline.TrainSettings = lambda held_out, mixture: replace(QUICK, held_out=held_out)
 
 index = Session.index
 Session.index = lambda self, name, records, *, embed, **options: index(
