@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from meld_duckdb.errors import InputError
+
 if TYPE_CHECKING:
     from meld_duckdb.train.mixture_settings import MoeSettings
 
@@ -57,13 +59,23 @@ def expert_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def mixture_settings(**given: Any) -> MoeSettings:
-    """Settings of the mixture from the options, by their names."""
+def mixture_settings(stages: str, **given: Any) -> MoeSettings:
+    """Settings of the mixture from the options, by their names.
+
+    Raises:
+        InputError: Some are given, and ``stages`` names the part that trains no experts.
+    """
     from meld_duckdb.train.mixture_settings import MoeSettings
 
+    set_by_user = [name for name, value in given.items() if value not in (None, ())]
+    if set_by_user and stages == "retrieval":
+        raise InputError(
+            f"{', '.join(set_by_user)} given for experts, but --stages retrieval trains none",
+            hint="add --stages experts, or --stages all",
+        )
     plain = MoeSettings()
-    lora = {name: given[name] for name in _ADAPTERS if given[name]}
+    lora = {name: given[name] for name in _ADAPTERS if name in set_by_user}
     if "rank" in lora:
         lora["alpha"] = 2 * lora["rank"]
-    refine = {} if given["rounds"] is None else {"rounds": given["rounds"]}
+    refine = {name: given[name] for name in ("rounds",) if name in set_by_user}
     return replace(plain, lora=replace(plain.lora, **lora), refine=replace(plain.refine, **refine))

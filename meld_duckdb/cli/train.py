@@ -87,10 +87,10 @@ def train(
     from meld_duckdb.settings import resolve
     from meld_duckdb.train.label_files import check_labels
 
+    mixture = mixture_settings(stages, **experts)
     settings, _ = resolve({"workspace": workspace})
     keys = (left_key, right_key)
     files = read_label_files(labels, tests, tasks, (lefts, rights), keys)
-    mixture = mixture_settings(**experts)
     done = _train(settings, check_labels(files), files, tasks, stages, mixture)
     if as_json:
         click.echo(json.dumps(done, indent=1))

@@ -172,8 +172,9 @@ class MixtureTraining:
 
     def _begin(self, task: str) -> str | None:
         """Where a task begins: the adapter of the settings, else of the starter."""
-        found = starter_adapter(self._session.settings.starter, task, self._base)
-        return self._settings.lora.start or (None if found is None else str(found))
+        given = self._settings.lora.start
+        found = given or starter_adapter(self._session.settings.starter, task, self._base)
+        return None if found is None else str(found)
 
     def _adapter(self, group: LabelGroup) -> Stage:
         out = self._folder / group.name / "0"

@@ -23,12 +23,12 @@ from meld_duckdb.engine.transformers import TransformersBackend
 from meld_duckdb.features.stack import log_odds, sigmoid
 from meld_duckdb.models import locate
 from meld_duckdb.settings import DEFAULT_MODEL, default_model_dir
-from meld_duckdb.tasks import TASKS
 from meld_duckdb.train import calibrate_match
 from meld_duckdb.train.cross_dataset import FOLDS, DrawSettings, cross_dataset_rows, match_pairs
 from meld_duckdb.train.general import TASK, VARIANTS, tier0_models
 from meld_duckdb.train.lora import LoraSettings, train_adapter
 from meld_duckdb.train.stack import fit_stack
+from tests.bench.asked import answers
 
 DATA = Path(__file__).parent.parent.parent.parent / "shared" / "data"
 PARTS = 5
@@ -73,16 +73,13 @@ def judge(
     order = sorted(range(len(labelled)), key=lambda i: labelled[i][0].digest)
     kept = sorted(order[: given.judged])
     rows = calibrate_match.load_set(given.data / "EM" / name, weights).valid.rows
-    prompts = [TASKS[TASK].prompt(labelled[i][0], (), given.max_chars) for i in kept]
+    queries = [labelled[i][0] for i in kept]
     truth = np.array([labelled[i][1] == "match" for i in kept])
     found: dict[str, Any] = {"pairs": len(kept), "matches": int(truth.sum())}
     said = {}
     for what, adapter in (("model", None), ("adapter", open_adapter(out))):
-        shares = np.zeros(len(kept))
-        for finished in backend.complete(prompts, adapter):
-            for position, completion in finished:
-                shares[position] = completion.choice_probabilities[0]
-        said[what] = log_odds(shares)
+        replies = answers(backend, TASK, queries, given.max_chars, adapter)
+        said[what] = log_odds(np.array([reply.probability for reply in replies], dtype=float))
         found[f"{what} AUC"] = round(calibrate_match.auc(truth.astype(int), said[what]), 4)
         found[f"{what} best F1"] = best_f1(truth, said[what])
     for variant in VARIANTS:

@@ -38,7 +38,6 @@ from meld_duckdb.features.match import PairTables, TableIndex
 from meld_duckdb.features.text import IdfWeights
 from meld_duckdb.models import locate
 from meld_duckdb.settings import DEFAULT_ENCODER, DEFAULT_MODEL, default_model_dir
-from meld_duckdb.tasks import TASKS
 from meld_duckdb.tasks.base import Query
 from meld_duckdb.tasks.pairs import option_pairs, record_text
 from meld_duckdb.train import calibrate_match
@@ -53,6 +52,7 @@ from meld_duckdb.train.general import (
     read_opinions,
     tier0_models,
 )
+from tests.bench.asked import answers
 
 DATA = Path(__file__).parent.parent.parent.parent / "shared" / "data"
 SEED = 42
@@ -215,12 +215,8 @@ def zero_shot(queries: Sequence[Query], labels: np.ndarray, n_rows: int) -> dict
 
     engine = TransformersBackend(locate(DEFAULT_MODEL, default_model_dir(), "language model"))
     at = np.random.default_rng(SEED).permutation(len(queries))[:n_rows].tolist()
-    task = TASKS[TASK]
-    prompts = [task.prompt(queries[i], (), _MAX_CHARS) for i in at]
-    yes = np.zeros(len(at), dtype=bool)
-    for finished in engine.complete(prompts):
-        for i, completion in finished:
-            yes[i] = task.parse(queries[at[i]], completion).value == "match"
+    replies = answers(engine, TASK, [queries[i] for i in at], _MAX_CHARS)
+    yes = np.array([reply.value == "match" for reply in replies])
     return graded(labels[at], yes)
 
 

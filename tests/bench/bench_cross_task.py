@@ -29,13 +29,13 @@ from meld_duckdb.engine.transformers import TransformersBackend
 from meld_duckdb.models import locate
 from meld_duckdb.settings import DEFAULT_MODEL, default_model_dir
 from meld_duckdb.tasks import TASKS
-from meld_duckdb.tasks.base import Answer
 from meld_duckdb.train import calibrate_match
 from meld_duckdb.train.asking import score_of
 from meld_duckdb.train.cross_dataset import DrawSettings, cross_dataset_rows
 from meld_duckdb.train.lora import LoraSettings, train_adapter
 from meld_duckdb.train.rows import TrainingRow
 from meld_duckdb.train.training_rows import SOURCES
+from tests.bench.asked import answers
 
 DATA = Path(__file__).parent.parent.parent.parent / "shared" / "data"
 ALL = ("match", "schema_match", *SOURCES)
@@ -81,19 +81,16 @@ def judge(
     rows: Sequence[TrainingRow], backend: TransformersBackend, adapter: Adapter | None, chars: int
 ) -> dict[str, float]:
     """How rows are answered."""
-    task = TASKS[rows[0].task]
-    prompts = [task.prompt(row.query, (), chars) for row in rows]
-    answers = [Answer()] * len(rows)
-    for finished in backend.complete(prompts, adapter):
-        for i, completion in finished:
-            answers[i] = task.parse(rows[i].query, completion)
-    positive = None if task.labels is None else task.labels[0]
-    metric, likely = score_of(rows, answers, positive)
+    task = rows[0].task
+    said = answers(backend, task, [row.query for row in rows], chars, adapter)
+    labels = TASKS[task].labels
+    positive = None if labels is None else labels[0]
+    metric, likely = score_of(rows, said, positive)
     found = {"score": round(metric, 4), "log_loss": round(-likely, 4)}
     if positive is not None:
         yes = np.array([row.answer == positive for row in rows], dtype=np.int64)
-        said = np.array([a.probability or 0.0 for a in answers])
-        found["auc"] = round(calibrate_match.auc(yes, said), 4)
+        shares = np.array([a.probability or 0.0 for a in said])
+        found["auc"] = round(calibrate_match.auc(yes, shares), 4)
     return found
 
 

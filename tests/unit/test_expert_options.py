@@ -9,17 +9,18 @@ import pytest
 from click.testing import CliRunner
 
 from meld_duckdb.cli.expert_options import expert_options, mixture_settings
+from meld_duckdb.errors import InputError
 from meld_duckdb.train.lora import PRECISIONS, QUANTISATIONS
 from meld_duckdb.train.mixture_settings import MoeSettings
 
 
-def settings_of(*arguments: str) -> MoeSettings:
+def settings_of(*arguments: str, stages: str = "experts") -> MoeSettings:
     found: list[MoeSettings] = []
 
     @click.command()
     @expert_options
     def command(**given: Any) -> None:
-        found.append(mixture_settings(**given))
+        found.append(mixture_settings(stages, **given))
 
     CliRunner().invoke(command, arguments, catch_exceptions=False)
     return found[0]
@@ -27,6 +28,14 @@ def settings_of(*arguments: str) -> MoeSettings:
 
 def test_without_options_all_is_as_it_ships() -> None:
     assert settings_of() == MoeSettings()
+    assert settings_of(stages="retrieval") == MoeSettings()
+
+
+def test_options_that_would_do_nothing_are_refused() -> None:
+    with pytest.raises(
+        InputError, match=r"rank, rounds given for experts, .* trains none.*Hint: add"
+    ):
+        settings_of("--rank", "8", "--rounds", "0", stages="retrieval")
 
 
 def test_every_option_arrives() -> None:
