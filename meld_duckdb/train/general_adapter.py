@@ -39,7 +39,7 @@ class AdapterSettings:
 
     lora: LoraSettings = field(
         default_factory=lambda: LoraSettings(
-            layers=1.0, epochs=1, max_chars=400, rows_at_once=8, checkpoint_every=25
+            epochs=1, max_chars=400, rows_at_once=8, checkpoint_every=25
         )
     )
     draw: DrawSettings = field(default_factory=lambda: DrawSettings(quota=500))

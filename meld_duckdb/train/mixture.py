@@ -44,6 +44,7 @@ from meld_duckdb.train.label_groups import LabelGroup, not_set_aside, rows_by_gr
 from meld_duckdb.train.lora import LoraSettings, train_adapter
 from meld_duckdb.train.metapath import search_path
 from meld_duckdb.train.mixture_settings import EXPERTS, MoeSettings, shared_tasks
+from meld_duckdb.train.outcomes import expert_outcomes
 from meld_duckdb.train.refine import diverse_rows, refine
 from meld_duckdb.train.router import train_router
 from meld_duckdb.train.rows import TrainingRow
@@ -309,14 +310,16 @@ class MixtureTraining:
         def work() -> Metrics:
             cards = session.mixture.cards
             names = list(cards)
+            outcomes = expert_outcomes(
+                list(cards.values()),
+                {digest(*self._inputs(group)): group for group in self._groups},
+                lambda card, group: self._asker(group).answers(
+                    group.dev, session.workspace.adapters_path / card.id, card.path
+                ),
+                self._folder / "outcomes.json",
+                self._notice,
+            )
             rows = [(group, row) for group in self._groups for row in group.dev]
-            outcomes = np.zeros((len(rows), len(names)), dtype=bool)
-            for j, name in enumerate(names):
-                adapter = session.workspace.adapters_path / name
-                said = self._all_answers(adapter, cards[name].path)
-                outcomes[:, j] = [
-                    a.value == row.answer for a, (_, row) in zip(said, rows, strict=True)
-                ]
             texts = [routed_text(group.task, row.query) for group, row in rows]
             router, report = train_router(
                 session.encoder.encode(texts),
@@ -338,14 +341,6 @@ class MixtureTraining:
             repr(self._settings.router),
         )
         return Stage("router", _VERSION, inputs, work, out.is_dir)
-
-    def _all_answers(self, adapter: Path, path: MetaPath) -> list[Answer]:
-        """Answers of one expert to all labels set aside, group by group."""
-        return [
-            answer
-            for group in self._groups
-            for answer in self._asker(group).answers(group.dev, adapter, path)
-        ]
 
     def _gate(self, group: LabelGroup) -> Stage:
         session = self._session
