@@ -16,7 +16,7 @@ from meld_duckdb.errors import TrainingError
 from meld_duckdb.records import digest
 from meld_duckdb.tasks.base import Query
 from meld_duckdb.train import calibrate_schema_match
-from meld_duckdb.train.calibrate_match import read_columns, read_table
+from meld_duckdb.train.calibrate_match import held_out_sets, read_columns, read_table
 from meld_duckdb.train.calibration import read_rows
 from meld_duckdb.train.rows import TrainingRow
 from meld_duckdb.train.training_rows import SOURCES, Labelled
@@ -41,15 +41,6 @@ FOLDS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     )
 }
 """Sets that are left out together when a task is judged on tables nobody trained on."""
-
-RELATED: Mapping[str, tuple[str, ...]] = {
-    "dblp_acm": ("dblp_scholar", "rel_text"),
-    "dblp_scholar": ("dblp_acm", "rel_text"),
-    "rel_text": ("dblp_acm", "dblp_scholar"),
-    "semi_text_watch": ("wdc_all",),
-    "wdc_all": ("semi_text_watch",),
-}
-"""Sets that share records with a set: left out with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +85,6 @@ def cross_dataset_rows(
     if not found:
         raise TrainingError(f"no data set is left to learn {task} from")
     return sorted(found, key=lambda row: digest(str(settings.seed), row.digest))
-
-
-def held_out_sets(names: Sequence[str]) -> frozenset[str]:
-    """Data sets and those that share records with them."""
-    return frozenset(other for name in names for other in (name, *RELATED.get(name, ())))
 
 
 def match_pairs(data: Path, name: str, split: str) -> list[Labelled]:

@@ -25,7 +25,6 @@ from meld_duckdb.engine.cross_encoder import CrossEncoder
 from meld_duckdb.errors import ArtefactMissing
 from meld_duckdb.features.stack import FloatArray, sigmoid
 from meld_duckdb.features.text import IdfWeights
-from meld_duckdb.features.trees import TreeEnsemble
 from meld_duckdb.models import model_digest, sha256
 from meld_duckdb.planner.expert_card import ANY, ExpertCard
 from meld_duckdb.planner.save_expert import existing_expert, save_expert
@@ -36,7 +35,6 @@ from meld_duckdb.train.cross_dataset import (
     FOLDS,
     DrawSettings,
     cross_dataset_rows,
-    held_out_sets,
     match_pairs,
 )
 from meld_duckdb.train.cross_encoder import T1Settings, train_cross_encoder
@@ -146,7 +144,8 @@ class GeneralTraining:
 
     def _judge(self, fold: Sequence[str], expert: Path) -> Opinions:
         """Let both tiers, trained without a fold, judge validation pairs of its data sets."""
-        models, weights = tier0_models(self._data, fold)
+        learned, weights = tier0_sets(self._data, fold)
+        models = {variant: calibrate_match.fit(variant, learned) for variant in VARIANTS}
         model = CrossEncoder(self._encoder, expert, max_tokens=self._settings.expert.max_tokens)
         found = []
         for name in fold:
@@ -296,11 +295,11 @@ def fit(folds: Sequence[Opinions], variants: Sequence[str] = VARIANTS) -> Verdic
     )
 
 
-def tier0_models(
+def tier0_sets(
     data: Path, fold: Sequence[str], sets: Sequence[str] = calibrate_match.DATA_SETS
-) -> tuple[dict[str, TreeEnsemble], IdfWeights]:
-    """Tier 0 fitted without a fold and its relatives, by variant; and its weights of words."""
-    left_out = held_out_sets(fold)
+) -> tuple[list[calibrate_match.DataSet], IdfWeights]:
+    """What tier 0 learns from without a fold and its relatives; and its weights of words."""
+    left_out = calibrate_match.held_out_sets(fold)
     names = [name for name in sets if name not in left_out]
     words = {name: calibrate_match.vocabulary(data / "EM" / name) for name in names}
     learned = [
@@ -310,8 +309,7 @@ def tier0_models(
         )
         for name in names
     ]
-    models = {variant: calibrate_match.fit(variant, learned) for variant in VARIANTS}
-    return models, calibrate_match.generic_weights(words, names)
+    return learned, calibrate_match.generic_weights(words, names)
 
 
 def aucs(said: Opinions) -> dict[str, float]:

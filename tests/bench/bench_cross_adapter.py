@@ -25,7 +25,7 @@ from meld_duckdb.models import locate
 from meld_duckdb.settings import DEFAULT_MODEL, default_model_dir
 from meld_duckdb.train import calibrate_match
 from meld_duckdb.train.cross_dataset import FOLDS, DrawSettings, cross_dataset_rows, match_pairs
-from meld_duckdb.train.general import TASK, VARIANTS, tier0_models
+from meld_duckdb.train.general import TASK, VARIANTS, tier0_sets
 from meld_duckdb.train.lora import LoraSettings, train_adapter
 from meld_duckdb.train.stack import fit_stack
 from tests.bench.asked import answers
@@ -55,7 +55,8 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         trained = train_adapter(rows, model, out, settings, progress=say)
         print(f"trained in {trained.seconds:.0f} s, losses {trained.losses}", flush=True)
     backend = TransformersBackend(model, device="cpu", batch_size=8)
-    models, weights = tier0_models(given.data, fold)
+    learned, weights = tier0_sets(given.data, fold)
+    models = {variant: calibrate_match.fit(variant, learned) for variant in VARIANTS}
     return {
         "rows": len(rows),
         "settings": {

@@ -36,12 +36,13 @@ from meld_duckdb.evaluate.baselines import pair_cosines, similarities
 from meld_duckdb.evaluate.metrics import best_threshold, binary_measures, interval
 from meld_duckdb.features.match import PairTables, TableIndex
 from meld_duckdb.features.text import IdfWeights
+from meld_duckdb.features.trees import TreeEnsemble
 from meld_duckdb.models import locate
 from meld_duckdb.settings import DEFAULT_ENCODER, DEFAULT_MODEL, default_model_dir
 from meld_duckdb.tasks.base import Query
 from meld_duckdb.tasks.pairs import option_pairs, record_text
 from meld_duckdb.train import calibrate_match
-from meld_duckdb.train.cross_dataset import FOLDS, MATCH_SETS, held_out_sets, match_pairs
+from meld_duckdb.train.cross_dataset import FOLDS, MATCH_SETS, match_pairs
 from meld_duckdb.train.general import (
     TASK,
     VARIANTS,
@@ -50,7 +51,7 @@ from meld_duckdb.train.general import (
     fit,
     fold_folder,
     read_opinions,
-    tier0_models,
+    tier0_sets,
 )
 from tests.bench.asked import answers
 
@@ -72,18 +73,19 @@ def measure(data: Path, keep: Path | None, model_rows: int, one: bool) -> dict[s
     folder = None if keep is None else keep / "train" / "general" / TASK
     found: dict[str, Any] = {}
     for fold, sets in left_out(one):
-        models, weights = tier0_models(data, fold, sets)
+        models, cuts, weights = tier0(data, fold, sets)
         stacked = None if folder is None else WithExpert(folder, fold)
         for name in fold:
             pairs, labels, rows = test_rows(data / "EM" / name, weights)
             queries = [Query(pair) for pair in pairs]
-            tier0 = {v: np.asarray(models[v].log_odds(rows[v]), dtype=float) for v in VARIANTS}
-            yes = {f"tier 0, {variant}": tier0[variant] >= 0 for variant in VARIANTS}
+            odds = {v: np.asarray(models[v].log_odds(rows[v]), dtype=float) for v in VARIANTS}
+            yes = {f"tier 0, {v}": odds[v] >= cuts[v] for v in VARIANTS}
+            yes |= {f"tier 0, {v}, at .5": odds[v] >= 0 for v in VARIANTS}
             if stacked is not None:
-                yes |= stacked.matches(queries, tier0)
+                yes |= stacked.matches(queries, odds)
             yes |= baselines(data, name, queries)
             own: dict[str, Any] = {way: graded(labels, given) for way, given in yes.items()}
-            own["auc"] = {v: round(calibrate_match.auc(labels, tier0[v]), 4) for v in VARIANTS}
+            own["auc"] = {v: round(calibrate_match.auc(labels, odds[v]), 4) for v in VARIANTS}
             if model_rows:
                 own["language model"] = zero_shot(queries, labels, model_rows)
             print(name, json.dumps(own), flush=True)
@@ -133,20 +135,39 @@ class WithExpert:
         return yes
 
 
+def tier0(
+    data: Path, fold: Sequence[str], sets: Sequence[str]
+) -> tuple[dict[str, TreeEnsemble], dict[str, float], IdfWeights]:
+    """Tier 0 without a fold, by variant: trees, log-odds from which it answers match; word weights.
+
+    The cut is found on validation pairs of the sets it learns from, each left out in turn.
+    """
+    learned, weights = tier0_sets(data, fold, sets)
+    cuts = {}
+    for variant in VARIANTS:
+        odds = calibrate_match.left_out_odds(variant, learned)
+        cuts[variant] = calibrate_match.logit(calibrate_match.best_cut(odds, learned))
+    models = {variant: calibrate_match.fit(variant, learned) for variant in VARIANTS}
+    return models, cuts, weights
+
+
 def validate(data: Path, one: bool) -> None:
     """Tier 0 on validation pairs, fitted without their fold; a line per set and variant."""
     for fold, sets in left_out(one):
-        models, weights = tier0_models(data, fold, sets)
+        models, cuts, weights = tier0(data, fold, sets)
         for name in fold:
             valid = calibrate_match.load_set(data / "EM" / name, weights).valid
             for variant in VARIANTS:
                 odds = models[variant].log_odds(valid.rows[variant])
-                cuts = np.unique(odds)
-                cuts = cuts[:: max(1, len(cuts) // 400)]
-                best = max(calibrate_match.f1(valid.labels, odds >= cut) for cut in cuts)
-                said = calibrate_match.f1(valid.labels, odds >= 0)
+                tried = np.unique(odds)
+                tried = tried[:: max(1, len(tried) // 400)]
+                best = max(calibrate_match.f1(valid.labels, odds >= cut) for cut in tried)
+                said = calibrate_match.f1(valid.labels, odds >= cuts[variant])
+                half = calibrate_match.f1(valid.labels, odds >= 0)
                 area = calibrate_match.auc(valid.labels, odds)
-                figures = f"F1 {said:.3f}, at the best cut {best:.3f}, AUC {area:.3f}"
+                figures = (
+                    f"F1 {said:.3f}, at .5 {half:.3f}, at the best cut {best:.3f}, AUC {area:.3f}"
+                )
                 print(f"{name} {variant} ({len(odds)} pairs): {figures}", flush=True)
 
 
@@ -182,7 +203,7 @@ def baselines(data: Path, name: str, asked: Sequence[Query]) -> dict[str, np.nda
     """What plain methods learn from the other data sets."""
     from sklearn.linear_model import LogisticRegression
 
-    left_out = held_out_sets([name])
+    left_out = calibrate_match.held_out_sets([name])
     taught: list[tuple[str, str]] = []
     labels: list[bool] = []
     for fold in FOLDS[TASK]:

@@ -38,15 +38,20 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from meld_duckdb.evaluate.ablation import leave_out
+from meld_duckdb.evaluate.case import Case, Reply
 from meld_duckdb.evaluate.labels import Request
 from meld_duckdb.evaluate.layout import find_datasets
+from meld_duckdb.evaluate.metrics import Measure
 from meld_duckdb.evaluate.run import prepare
 from meld_duckdb.evaluate.together import evaluate_together
 from meld_duckdb.evaluate.training import Training
 from meld_duckdb.models import locate
 from meld_duckdb.settings import DEFAULT_MODEL, default_model_dir
 from meld_duckdb.starter import NONE
+from meld_duckdb.train import calibrate_match
 from meld_duckdb.train.cross_dataset import DrawSettings
 from meld_duckdb.train.general_adapter import AdapterSettings, adapter_stage
 from meld_duckdb.train.lora import LoraSettings
@@ -144,6 +149,7 @@ def measure(
             labels = None if labels is None else max(3, labels // CELLS)
         request = Request(labels, seed, "stratified", limit, False)
         cases += [(case, found) for case in prepare(task, found, request, None)]
+    cases = [(with_auc(case), found) for case, found in cases]
     plain = MoeSettings(
         lora=LoraSettings(seed=seed, epochs=costs.epochs, precision=costs.precision),
         refine=RefineSettings(rounds=costs.rounds, quota=costs.quota),
@@ -190,6 +196,21 @@ def measure(
         )
         print(json.dumps(lines[-1]), flush=True)
     return lines
+
+
+def with_auc(case: Case) -> Case:
+    """Grade the probabilities of pairs too: area under the ROC curve, which has no threshold."""
+    if case.task != "match":
+        return case
+
+    def grade(replies: Sequence[Reply]) -> list[Measure]:
+        found = case.gold.grade(replies)
+        [yes] = [m.denominator for m in found if m.name == "recall"]
+        given = [0.0 if r.probability is None else r.probability for r in replies]
+        area = calibrate_match.auc(yes.astype(int), np.array(given))
+        return [*found, Measure("auc", np.full(len(yes), area), np.ones(len(yes)))]
+
+    return replace(case, gold=replace(case.gold, grade=grade))
 
 
 def trained_starter(data: Path, names: Sequence[str], folder: Path, costs: Costs) -> Path | None:
