@@ -203,6 +203,14 @@ def train_adapter(
     )
 
 
+def has_shape(adapter: Path, settings: LoraSettings) -> bool:
+    """Whether an adapter has the rank and, where any are named, the layers of settings."""
+    config = read_config(adapter)
+    kinds = {str(name).rpartition(".")[2] for name in config["target_modules"]}
+    wanted = set(settings.target_modules)
+    return config["r"] == settings.rank and (not wanted or kinds == wanted)
+
+
 def _check_learnable(rows: Sequence[TrainingRow], examples: Sequence[Example]) -> None:
     if not examples:
         raise TrainingError(

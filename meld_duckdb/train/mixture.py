@@ -41,7 +41,7 @@ from meld_duckdb.train.install import (
     weights_digest,
 )
 from meld_duckdb.train.label_groups import LabelGroup, not_set_aside, rows_by_group
-from meld_duckdb.train.lora import LoraSettings, train_adapter
+from meld_duckdb.train.lora import LoraSettings, has_shape, train_adapter
 from meld_duckdb.train.metapath import search_path
 from meld_duckdb.train.mixture_settings import EXPERTS, MoeSettings, shared_tasks
 from meld_duckdb.train.outcomes import expert_outcomes
@@ -172,10 +172,12 @@ class MixtureTraining:
         return self._begin(task)
 
     def _begin(self, task: str) -> str | None:
-        """Where a task begins: the adapter of the settings, else of the starter."""
-        given = self._settings.lora.start
-        found = given or starter_adapter(self._session.settings.starter, task, self._base)
-        return None if found is None else str(found)
+        """Where a task begins: the adapter of the settings, or a starter of their shape."""
+        lora = self._settings.lora
+        if lora.start is not None:
+            return lora.start
+        found = starter_adapter(self._session.settings.starter, task, self._base)
+        return str(found) if found is not None and has_shape(found, lora) else None
 
     def _adapter(self, group: LabelGroup) -> Stage:
         out = self._folder / group.name / "0"

@@ -4,8 +4,8 @@
 
 The files are those of ``bench_experts --json``, all of the same costs. First every set and variant:
 mean of the metric over the seeds, and the distance from the lowest to the highest. Then every
-variant against ``full``: mean over sets and seeds of what ``full`` has more, by task and for
-all, with an interval of 95 % by bootstrap over sets, then seeds within a set. The same rows are
+variant against ``full``: mean over sets and seeds of what ``full`` has more, by task, with an
+interval of 95 % by bootstrap over sets, then seeds within a set. The same rows are
 asked in both, so what differs between sets and draws of rows does not widen it.
 """
 
@@ -22,7 +22,7 @@ import numpy as np
 from tests.bench.bench_experts import VARIANTS
 
 Cells = Mapping[str, Mapping[str, Mapping[int, float]]]
-"""Metric by variant, ``task/set`` and seed."""
+"""Metric by variant, ``task/set`` and seed; ``match, AUC/set`` for the probabilities of pairs."""
 
 DRAWS = 2_000
 
@@ -42,9 +42,13 @@ def read(files: Sequence[Path]) -> Cells:
         raise ValueError(f"the files are of {len(costs)} different costs: {sorted(costs)}")
     found: dict[str, dict[str, dict[int, float]]] = {}
     for line in lines:
+        of_variant = found.setdefault(line["variant"], {})
         for one in line["sets"]:
-            name = f"{one['task']}/{one['set']}"
-            found.setdefault(line["variant"], {}).setdefault(name, {})[line["seed"]] = one["value"]
+            values = {one["task"]: one["value"]}
+            if "auc" in one["others"]:
+                values[f"{one['task']}, AUC"] = one["others"]["auc"]
+            for task, value in values.items():
+                of_variant.setdefault(f"{task}/{one['set']}", {})[line["seed"]] = value
     return {name: found[name] for name in VARIANTS if name in found}
 
 
@@ -84,15 +88,15 @@ def table(cells: Cells) -> str:
     tasks = list(dict.fromkeys(name.partition("/")[0] for name in names))
     lines += [
         "",
-        f"| `full` less | {' | '.join(tasks)} | all |",
-        "| --- |" + " --- |" * (len(tasks) + 1),
+        f"| `full` less | {' | '.join(tasks)} |",
+        "| --- |" + " --- |" * len(tasks),
     ]
     for variant in cells:
         if variant == "full":
             continue
         row = []
-        for task in (*tasks, ""):
-            found = gains(cells, variant, [n for n in names if n.startswith(task)])
+        for task in tasks:
+            found = gains(cells, variant, [n for n in names if n.startswith(f"{task}/")])
             mean, low, high = interval(found) if found else (0.0, 0.0, 0.0)
             row.append(f"{mean:+.3f} ({low:+.3f} to {high:+.3f})" if found else "")
         lines.append(f"| {variant} | {' | '.join(row)} |")

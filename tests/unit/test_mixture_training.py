@@ -92,9 +92,11 @@ def open_session() -> Session:
     return LocalService(settings).session
 
 
-def train(session: Session, lines: list[str] | None = None) -> list[Finished]:
+def train(
+    session: Session, lines: list[str] | None = None, settings: MoeSettings = SETTINGS
+) -> list[Finished]:
     said = [] if lines is None else lines
-    pipeline = Pipeline(session, TrainSettings(mixture=SETTINGS), said.append)
+    pipeline = Pipeline(session, TrainSettings(mixture=settings), said.append)
     return pipeline.run(stages=EXPERTS)
 
 
@@ -152,6 +154,11 @@ def test_the_first_adapter_of_a_task_begins_with_that_of_the_starter(
     runs.clear()
     train(session)
     assert not runs
+
+    # An adapter of another shape than asked for is nothing to begin with.
+    wider = replace(SETTINGS, lora=replace(SETTINGS.lora, rank=3))
+    train(open_session(), settings=wider)
+    assert runs[0].out == "pretrain-match" and runs[0].start is None
 
 
 def test_records_are_cut_in_training_as_they_are_when_asked(
