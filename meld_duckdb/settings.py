@@ -115,6 +115,7 @@ class AnswerSettings:
         experts: Most trained experts that answer a question of the language model together; 0 for
             the model alone.
         expert_weights: ``"equal"``, or ``"router"`` to weigh them by their relevance.
+        expert_tasks: ``"own"``: those of the question's task, if it has any; ``"all"``: of any.
         merged_rank: Rank that their merged adapters are brought back to; 0 keeps them exact.
     """
 
@@ -125,6 +126,7 @@ class AnswerSettings:
     max_prompt_tokens: int = 1_536
     experts: int = 3
     expert_weights: str = "equal"
+    expert_tasks: str = "own"
     merged_rank: int = 0
 
 
@@ -342,6 +344,7 @@ _CHOICES = {
     "device": ("auto", "cpu", "cuda"),
     "on_error": ("null", "fail"),
     "expert_weights": ("equal", "router"),
+    "expert_tasks": ("own", "all"),
     "engine": ("auto", "required", "local"),
 }
 _ZERO_ALLOWED = frozenset(

@@ -49,12 +49,14 @@ class MixtureSettings:
         weighting: See `router.choose`.
         diversity: See `router.choose`.
         rank: Rank that merged adapters are brought back to; None keeps them exact.
+        tasks: ``"own"``: experts of the question's task, if it has any; ``"all"``: of any task.
     """
 
     k: int = 3
     weighting: str = "equal"
     diversity: float = 0.0
     rank: int | None = None
+    tasks: str = "own"
 
 
 class Mixture:
@@ -121,8 +123,11 @@ class Mixture:
         names = list(cards)
         questions = self._encode([routed_text(task, query) for query in queries])
         experts = self._expert_vectors(cards)
-        relevance = router.relevance(questions, experts, names)
         settings = self.settings
+        relevance = router.relevance(questions, experts, names)
+        of_tasks = [card.task for card in cards.values()]
+        if settings.tasks == "own" and task in of_tasks:
+            relevance[:, [other != task for other in of_tasks]] = -np.inf
         likeness = unit(experts) @ unit(experts).T if settings.diversity else None
         return choose(
             relevance,

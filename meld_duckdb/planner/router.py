@@ -117,7 +117,7 @@ def choose(
     """Choose the ``k`` experts of each question.
 
     Args:
-        relevance: [n, m].
+        relevance: [n, m]; minus infinity where an expert is none of the question's.
         names: Names of the experts, [m]; they break ties.
         k: Experts of a question, at most.
         weighting: ``"equal"``: 1/k each; ``"router"``: the softmax of their relevance.
@@ -130,7 +130,7 @@ def choose(
     ordered = np.argsort(np.array(names), kind="stable")
     choices = []
     for row in relevance:
-        left = ordered[np.argsort(-row[ordered], kind="stable")].tolist()
+        left = [i for i in ordered[np.argsort(-row[ordered], kind="stable")] if row[i] > -np.inf]
         chosen: list[int] = []
         while left and len(chosen) < k:
             best = left[0]

@@ -105,7 +105,12 @@ class Session(Loaded):
         self.mixture = self.mixture_class(
             self._workspace.adapters_path,
             self._workspace.router_path,
-            MixtureSettings(answer.experts, answer.expert_weights, rank=answer.merged_rank or None),
+            MixtureSettings(
+                answer.experts,
+                answer.expert_weights,
+                rank=answer.merged_rank or None,
+                tasks=answer.expert_tasks,
+            ),
             model_digest=lambda: models.model_digest(self._model_path()),
             encoder_digest=self._encoder_digest,
             encode=self._encode,

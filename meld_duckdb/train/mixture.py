@@ -312,7 +312,7 @@ class MixtureTraining:
         def work() -> Metrics:
             cards = session.mixture.cards
             names = list(cards)
-            outcomes = expert_outcomes(
+            outcomes, eligible = expert_outcomes(
                 list(cards.values()),
                 {digest(*self._inputs(group)): group for group in self._groups},
                 lambda card, group: self._asker(group).answers(
@@ -320,6 +320,7 @@ class MixtureTraining:
                 ),
                 self._folder / "outcomes.json",
                 self._notice,
+                session.mixture.settings.tasks,
             )
             rows = [(group, row) for group in self._groups for row in group.dev]
             texts = [routed_text(group.task, row.query) for group, row in rows]
@@ -330,6 +331,7 @@ class MixtureTraining:
                 outcomes,
                 self._settings.router,
                 session.encoder_digest,
+                eligible,
             )
             install_router(
                 out, self._folder, lambda folder: write_router(router, folder, report.metrics)
@@ -341,6 +343,7 @@ class MixtureTraining:
             *(card.digest for card in session.mixture.cards.values()),
             session.encoder_digest,
             repr(self._settings.router),
+            session.mixture.settings.tasks,
         )
         return Stage("router", _VERSION, inputs, work, out.is_dir)
 

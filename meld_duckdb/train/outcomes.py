@@ -1,6 +1,7 @@
 """Which experts answer which labels set aside rightly; what was asked once is kept.
 
-Asking is what training a router costs. A killed run goes on at the expert it was at, and
+Asking is what training a router costs, so an expert is asked about its own task only, where that
+is all it will answer. A killed run goes on at the expert it was at, and
 training again after new labels asks only what those labels or new experts change.
 """
 
@@ -29,8 +30,9 @@ def expert_outcomes(
     ask: Ask,
     kept: Path,
     notice: Callable[[str], None],
-) -> Outcomes:
-    """Let every expert answer the labels that every group has set aside.
+    tasks: str = "own",
+) -> tuple[Outcomes, Outcomes]:
+    """Let experts answer the labels that groups have set aside.
 
     Args:
         cards: The experts, [m].
@@ -38,29 +40,34 @@ def expert_outcomes(
         ask: Answers of an expert to the labels a group has set aside, in their order.
         kept: File of what was found before; written after each expert.
         notice: Called with a line after each expert that was asked.
+        tasks: ``"own"``: an expert is asked about groups of its task; ``"all"``: about any.
 
     Returns:
-        Whether each answered each label rightly: bool [n, m], labels group by group.
+        Whether each answered each label rightly, and whether it was asked: bool [n, m] both,
+        labels group by group.
     """
     known, found = _read(kept), {}
-    for number, card in enumerate(cards, start=1):
-        keys = {digest(card.weights, *card.path, on): group for on, group in groups.items()}
-        asked = [key for key in keys if len(known.get(key, ())) != len(keys[key].dev)]
-        for key in asked:
-            rows = keys[key].dev
-            said = ask(card, keys[key])
-            known[key] = [a.value == row.answer for a, row in zip(said, rows, strict=True)]
-        found.update({key: known[key] for key in keys})
-        if asked:
-            write_atomic(kept, json.dumps({**known, **found}))
-            notice(f"expert {number} of {len(cards)}: asked about {len(asked)} groups of labels")
-    write_atomic(kept, json.dumps(found))
-    columns = [
-        [right for on in groups for right in found[digest(card.weights, *card.path, on)]]
-        for card in cards
-    ]
     n = sum(len(group.dev) for group in groups.values())
-    return np.array(columns, dtype=np.bool_).reshape(len(cards), n).T
+    outcomes, eligible = np.zeros((2, n, len(cards)), dtype=np.bool_)
+    for j, card in enumerate(cards):
+        n_asked, at = 0, 0
+        for on, group in groups.items():
+            rows = slice(at, at + len(group.dev))
+            at = rows.stop
+            if tasks == "own" and card.task != group.task:
+                continue
+            key = digest(card.weights, *card.path, on)
+            if len(known.get(key, ())) != len(group.dev):
+                said = ask(card, group)
+                known[key] = [a.value == r.answer for a, r in zip(said, group.dev, strict=True)]
+                n_asked += 1
+            found[key] = outcomes[rows, j] = known[key]
+            eligible[rows, j] = True
+        if n_asked:
+            write_atomic(kept, json.dumps(known))
+            notice(f"expert {j + 1} of {len(cards)}: asked about {n_asked} groups of labels")
+    write_atomic(kept, json.dumps(found))
+    return outcomes, eligible
 
 
 def _read(kept: Path) -> dict[str, list[bool]]:

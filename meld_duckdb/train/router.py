@@ -71,6 +71,7 @@ def train_router(
     outcomes: Outcomes,
     settings: RouterSettings,
     encoder_digest: str,
+    eligible: Outcomes | None = None,
 ) -> tuple[Router, RouterReport]:
     """Train and judge a router.
 
@@ -81,6 +82,7 @@ def train_router(
         outcomes: Whether an expert answered a question rightly, [n, m].
         settings: See `RouterSettings`.
         encoder_digest: Identity of the encoder the vectors come from.
+        eligible: Which experts a question may go to, [n, m]; None for any. No other counts.
 
     Returns:
         The router, untrained where training does not help, and the report.
@@ -92,7 +94,9 @@ def train_router(
         raise TrainingError(
             f"outcomes are {outcomes.shape}, expected ({len(questions)}, {len(experts)})"
         )
-    telling = np.flatnonzero(outcomes.any(axis=1) & ~outcomes.all(axis=1))
+    allowed = np.ones_like(outcomes) if eligible is None else eligible
+    outcomes = outcomes & allowed
+    telling = np.flatnonzero(outcomes.any(axis=1) & (outcomes < allowed).any(axis=1))
     metrics = {
         "questions": float(len(questions)),
         "telling": float(len(telling)),
@@ -102,14 +106,14 @@ def train_router(
     if not settings.steps or len(telling) < _LEAST or len(experts) < 2:
         reason = f"{len(telling)} questions tell experts apart, at least {_LEAST} are needed"
         return Router(), RouterReport(False, reason, _rounded(metrics))
-    x, y = questions[telling], outcomes[telling]
-    before = _hits(Router(), x, experts, names, y, settings.k)
+    x, y, may = questions[telling], outcomes[telling], allowed[telling]
+    before = _hits(Router(), x, experts, names, y, may, settings.k)
     after = np.zeros_like(before)
     folds = np.random.default_rng(settings.seed).permutation(len(x)) % settings.folds
     for fold in range(settings.folds):
         held = folds == fold
-        router = _fit(x[~held], experts, names, y[~held], settings, encoder_digest)
-        after[held] = _hits(router, x[held], experts, names, y[held], settings.k)
+        router = _fit(x[~held], experts, names, y[~held], may[~held], settings, encoder_digest)
+        after[held] = _hits(router, x[held], experts, names, y[held], may[held], settings.k)
     metrics |= {"hits_untrained": float(before.mean()), "hits_trained": float(after.mean())}
     figures = (
         f"share of right experts among the chosen {before.mean():.3f} untrained, "
@@ -117,7 +121,7 @@ def train_router(
     )
     if after.mean() <= before.mean():
         return Router(), RouterReport(False, figures, _rounded(metrics))
-    router = _fit(x, experts, names, y, settings, encoder_digest)
+    router = _fit(x, experts, names, y, may, settings, encoder_digest)
     return router, RouterReport(True, figures, _rounded(metrics))
 
 
@@ -127,11 +131,13 @@ def _hits(
     experts: Vectors,
     names: Sequence[str],
     outcomes: Outcomes,
+    eligible: Outcomes,
     k: int,
 ) -> NDArray[np.float64]:
     """Share of the chosen experts of each question that are right, [n]."""
     at = {name: i for i, name in enumerate(names)}
-    choices = choose(router.relevance(questions, experts, names), names, k, "equal")
+    relevance = np.where(eligible, router.relevance(questions, experts, names), -np.inf)
+    choices = choose(relevance, names, k, "equal")
     return np.array(
         [
             np.mean([row[at[name]] for name in choice.experts])
@@ -145,6 +151,7 @@ def _fit(
     experts: Vectors,
     names: Sequence[str],
     outcomes: Outcomes,
+    eligible: Outcomes,
     settings: RouterSettings,
     encoder_digest: str,
 ) -> Router:
@@ -153,7 +160,7 @@ def _fit(
     generator = torch.Generator().manual_seed(settings.seed)
     d = questions.shape[1]
     x, e = torch.tensor(questions), torch.tensor(experts)
-    right = torch.tensor(outcomes)
+    right, allowed = torch.tensor(outcomes), torch.tensor(eligible)
     down = torch.randn(d, settings.rank, generator=generator) / d**0.5
     up, shifts = torch.zeros(settings.rank, d), torch.zeros_like(e)
     weights = [w.requires_grad_() for w in (down, up, shifts)]
@@ -162,7 +169,8 @@ def _fit(
     for _ in range(settings.steps):
         q = torch.nn.functional.normalize(x + x @ down @ up, dim=1)
         there = torch.nn.functional.normalize(e + shifts, dim=1)
-        logs = torch.log_softmax(q @ there.T / settings.temperature, dim=1)
+        odds = (q @ there.T / settings.temperature).masked_fill(~allowed, float("-inf"))
+        logs = torch.log_softmax(odds, dim=1)
         loss = -torch.logsumexp(logs.masked_fill(~right, float("-inf")), dim=1).mean()
         loss = loss + settings.decay * ((up**2).sum() + (shifts**2).sum())
         if settings.diversity:

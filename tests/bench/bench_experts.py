@@ -14,6 +14,7 @@ that what experts change is not hidden by tier 0. Variants:
     full             three experts, equal weights, everything trained
     k1 ... k5        so many experts
     router-weights   weights by relevance
+    all-tasks        experts of other tasks may be among the chosen ones; the router as trained
     no-router        the router untrained: experts by their descriptions
     no-starter       with --pairs: the first adapter of a task begins with the language model
     no-pretraining   every expert trained from the language model
@@ -119,6 +120,7 @@ VARIANTS = {
     "full": Variant(),
     **{f"k{k}": Variant(asked={"experts": k}) for k in (1, 2, 4, 5)},
     "router-weights": Variant(asked={"expert_weights": "router"}),
+    "all-tasks": Variant(asked={"expert_tasks": "all"}),
     "auto": Variant(tier="auto"),
     "no-router": Variant(("router",)),
     "no-starter": Variant(starter=False),

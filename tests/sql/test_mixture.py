@@ -117,6 +117,20 @@ def test_the_chosen_experts_are_merged_and_rows_grouped(
     assert len(merged) == len({frozenset(names) for names in sets})
 
 
+def test_experts_of_other_tasks_answer_only_for_a_task_without_any(
+    workspace: Path, backend: ScriptedBackend
+) -> None:
+    add_expert(workspace, "cameras", "match | canon eos camera title")
+    add_expert(workspace, "wines", "match | chateau margaux wine title")
+    add_expert(workspace, "fillers", "impute | canon eos camera title", task="impute")
+    with meld_duckdb.connect() as con:
+        assert sorted(ask(con)["experts"]) == ["cameras", "wines"]
+        detail = "SELECT meld_detect_error_detail({'title': 'eos'}, 'title', {'tier': 't2'})"
+        assert sorted(one(con, detail)["experts"]) == ["cameras", "fillers", "wines"]
+    with meld_duckdb.connect(expert_tasks="all") as con:
+        assert sorted(ask(con)["experts"]) == ["cameras", "fillers", "wines"]
+
+
 def test_experts_weighed_by_relevance_are_merged_for_each_weighting(
     workspace: Path, backend: ScriptedBackend
 ) -> None:

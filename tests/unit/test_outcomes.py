@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -57,20 +58,21 @@ class Asked:
 
 def test_questions_are_rows_and_experts_columns(tmp_path: Path) -> None:
     lines: list[str] = []
-    found = expert_outcomes(
+    found, eligible = expert_outcomes(
         [card("a"), card("b")], GROUPS, Asked(), tmp_path / "kept.json", lines.append
     )
     expected = [[True, True]] * 2 + [[False, True]] * 3
     assert np.array_equal(found, expected)
+    assert eligible.all()
     assert lines == [f"expert {n} of 2: asked about 2 groups of labels" for n in (1, 2)]
 
 
 def test_nothing_is_asked_twice(tmp_path: Path) -> None:
     kept = tmp_path / "kept.json"
     experts = [card("a"), card("b")]
-    first = expert_outcomes(experts, GROUPS, Asked(), kept, print)
+    first, _ = expert_outcomes(experts, GROUPS, Asked(), kept, print)
     again = Asked()
-    assert np.array_equal(expert_outcomes(experts, GROUPS, again, kept, print), first)
+    assert np.array_equal(expert_outcomes(experts, GROUPS, again, kept, print)[0], first)
     assert again.calls == []
 
 
@@ -106,4 +108,20 @@ def test_a_damaged_file_is_as_none(tmp_path: Path, text: str) -> None:
 
 
 def test_without_experts_there_are_no_columns(tmp_path: Path) -> None:
-    assert expert_outcomes([], GROUPS, Asked(), tmp_path / "kept.json", print).shape == (5, 0)
+    found, _ = expert_outcomes([], GROUPS, Asked(), tmp_path / "kept.json", print)
+    assert found.shape == (5, 0)
+
+
+def test_an_expert_is_asked_about_its_own_task(tmp_path: Path) -> None:
+    experts = [card("a"), replace(card("b"), task="impute")]
+    asked = Asked()
+    found, eligible = expert_outcomes(experts, GROUPS, asked, tmp_path / "kept.json", print)
+    assert asked.calls == [("a", "one"), ("a", "two")]
+    assert eligible.tolist() == [[True, False]] * 5
+    assert not found[:, 1].any()
+    asked = Asked()
+    _, eligible = expert_outcomes(
+        experts, GROUPS, asked, tmp_path / "kept.json", print, tasks="all"
+    )
+    assert asked.calls == [("b", "one"), ("b", "two")]
+    assert eligible.all()

@@ -36,6 +36,29 @@ def test_ties_go_by_name_and_k_may_exceed_the_experts() -> None:
     assert sum(choice.weights) == pytest.approx(1.0)
 
 
+def test_who_may_not_answer_is_not_chosen() -> None:
+    relevance = np.array([[0.9, -np.inf, 0.1, -np.inf]], dtype=np.float32)
+    [choice] = choose(relevance, NAMES, 3, "router")
+    assert choice.experts == ("films", "tools")
+    assert sum(choice.weights) == pytest.approx(1.0)
+
+
+def test_only_those_who_may_answer_teach() -> None:
+    questions, experts, outcomes = _lesson()
+    half = np.zeros_like(outcomes)
+    half[:, :2] = True
+    router, report = train_router(
+        questions, experts, NAMES, outcomes, RouterSettings(k=1), "encoder", half
+    )
+    # Of the first two experts one is right where the lesson names them, else none.
+    assert report.used
+    assert report.metrics["telling"] == outcomes[:, :2].sum()
+    assert report.metrics["hits_trained"] > 0.9
+    relevance = np.where(half, router.relevance(questions, experts, NAMES), -np.inf)
+    taught = outcomes[:, :2].any(axis=1)
+    assert outcomes[taught, relevance.argmax(axis=1)[taught]].mean() > 0.9
+
+
 def test_router_weights_follow_relevance() -> None:
     relevance = np.array([[0.9, 0.8, 0.1, 0.0]], dtype=np.float32)
     [choice] = choose(relevance, NAMES, 2, "router")
