@@ -89,7 +89,7 @@ def test_the_features_of_tier_0_have_names_values_and_weights(
     added = [abs(f["added"]) for f in found["features"]]
     assert added == sorted(added, reverse=True) and len(added) == 12
     values = {f["name"]: f["value"] for f in found["features"]}
-    assert values["text_digit_of_smaller"] == 0.0 and values["columns_mean"] is None
+    assert values["text_digit_of_smaller"] == 0.0 and values["columns_max"] is None
     assert backend.asked == []
 
 
