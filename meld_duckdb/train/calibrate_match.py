@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from meld_duckdb.features.match import (
     pair_features,
     select_features,
 )
+from meld_duckdb.features.stack import log_odds
 from meld_duckdb.features.text import IdfWeights
 from meld_duckdb.features.trees import TreeEnsemble
 from meld_duckdb.records import Record, make_record
@@ -236,6 +236,12 @@ def f1(labels: np.ndarray, positive: np.ndarray) -> float:
     return 2 * hits / max(1, int(positive.sum()) + int((labels == 1).sum()))
 
 
+def f1_at_best_cut(labels: np.ndarray, odds: np.ndarray) -> float:
+    """The highest F1 of some 400 cuts."""
+    cuts = np.unique(odds)
+    return max(f1(labels, odds >= cut) for cut in cuts[:: max(1, len(cuts) // 400)])
+
+
 def auc(labels: np.ndarray, score: np.ndarray) -> float:
     """Area under the ROC curve, ties counting half."""
     values, inverse = np.unique(score, return_inverse=True)
@@ -271,7 +277,7 @@ def best_cut(odds: Mapping[str, np.ndarray], sets: Sequence[DataSet], beside: st
     """
     others = [one for one in sets if one.name not in held_out_sets([beside])]
     means = [
-        np.mean([f1(one.valid.labels, odds[one.name] >= logit(cut)) for one in others])
+        np.mean([f1(one.valid.labels, odds[one.name] >= log_odds(np.array(cut))) for one in others])
         for cut in CUTS
     ]
     return CUTS[int(np.argmax(means))]
@@ -289,20 +295,13 @@ def leave_one_out(
     metrics = {}
     for one in sets:
         own, labels = odds[one.name], one.valid.labels
-        cuts = np.unique(own)
-        cuts = cuts[:: max(1, len(cuts) // 400)]
         metrics[one.name] = {
-            "f1": round(f1(labels, own >= logit(best_cut(odds, sets, one.name))), 4),
+            "f1": round(f1(labels, own >= log_odds(np.array(best_cut(odds, sets, one.name)))), 4),
             "f1_half": round(f1(labels, own >= 0), 4),
-            "f1_best_cut": round(max(f1(labels, own >= cut) for cut in cuts), 4),
+            "f1_best_cut": round(f1_at_best_cut(labels, own), 4),
             "auc": round(auc(labels, own), 4),
         }
     return metrics
-
-
-def logit(probability: float) -> float:
-    """Log-odds of a probability in (0, 1)."""
-    return math.log(probability / (1 - probability))
 
 
 def calibrate(data: Path, hold_out: Sequence[str] = ()) -> dict[str, Any]:
@@ -326,10 +325,7 @@ def calibrate(data: Path, hold_out: Sequence[str] = ()) -> dict[str, Any]:
     for variant in MEMBERS:
         odds = left_out_odds(variant, sets)
         metrics[variant] = leave_one_out(odds, sets)
-        variants[variant] = {
-            "model": fit(variant, sets).to_dict(),
-            "threshold": 0.5,
-        }
+        variants[variant] = {"model": fit(variant, sets).to_dict(), "threshold": 0.5}
     command = "python -m meld_duckdb.train.calibrate_match --data DIR"
     extra = "".join(f" --hold-out {name}" for name in hold_out)
     words = generic_weights(documents, names)

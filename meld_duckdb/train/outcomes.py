@@ -1,8 +1,8 @@
 """Which experts answer which labels set aside rightly; what was asked once is kept.
 
 Asking is what training a router costs, so an expert is asked about its own task only, where that
-is all it will answer. A killed run goes on at the expert it was at, and
-training again after new labels asks only what those labels or new experts change.
+is all it will answer. A killed run goes on at the expert it was at, and training again after new
+labels asks only what those labels or new experts change.
 """
 
 from __future__ import annotations

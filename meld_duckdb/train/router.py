@@ -97,14 +97,17 @@ def train_router(
     allowed = np.ones_like(outcomes) if eligible is None else eligible
     outcomes = outcomes & allowed
     telling = np.flatnonzero(outcomes.any(axis=1) & (outcomes < allowed).any(axis=1))
+    shares = outcomes.sum(axis=0) / np.maximum(1, allowed.sum(axis=0))
     metrics = {
         "questions": float(len(questions)),
         "telling": float(len(telling)),
-        "best_expert": float(outcomes.mean(axis=0).max()) if outcomes.size else 0.0,
+        "best_expert": float(shares.max(initial=0.0)),
         "any_expert": float(outcomes.any(axis=1).mean()) if outcomes.size else 0.0,
     }
     if not settings.steps or len(telling) < _LEAST or len(experts) < 2:
         reason = f"{len(telling)} questions tell experts apart, at least {_LEAST} are needed"
+        if not settings.steps:
+            reason = "no step was asked for"
         return Router(), RouterReport(False, reason, _rounded(metrics))
     x, y, may = questions[telling], outcomes[telling], allowed[telling]
     before = _hits(Router(), x, experts, names, y, may, settings.k)

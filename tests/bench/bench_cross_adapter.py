@@ -82,20 +82,15 @@ def judge(
         replies = answers(backend, TASK, queries, given.max_chars, adapter)
         said[what] = log_odds(np.array([reply.probability for reply in replies], dtype=float))
         found[f"{what} AUC"] = round(calibrate_match.auc(truth.astype(int), said[what]), 4)
-        found[f"{what} best F1"] = best_f1(truth, said[what])
+        found[f"{what} best F1"] = round(calibrate_match.f1_at_best_cut(truth, said[what]), 4)
     for variant in VARIANTS:
         own = np.asarray(models[variant].log_odds(rows[variant][kept]), dtype=float)
         verdict = fit_stack(sigmoid(own), said["adapter"], truth, np.arange(len(kept)) % PARTS, 0.5)
         found[f"tier 0 {variant} AUC"] = round(calibrate_match.auc(truth.astype(int), own), 4)
-        found[f"tier 0 {variant} best F1"] = best_f1(truth, own)
+        found[f"tier 0 {variant} best F1"] = round(calibrate_match.f1_at_best_cut(truth, own), 4)
         found[f"{variant}: adds"] = verdict.reason
     print(name, json.dumps(found), flush=True)
     return found
-
-
-def best_f1(truth: np.ndarray, odds: np.ndarray) -> float:
-    """F1 at the cut that is best on these very pairs: an upper bound."""
-    return round(max(calibrate_match.f1(truth, odds >= cut) for cut in np.unique(odds)), 4)
 
 
 def say(line: str) -> None:

@@ -35,6 +35,7 @@ from meld_duckdb.engine.cross_encoder import CrossEncoder
 from meld_duckdb.evaluate.baselines import pair_cosines, similarities
 from meld_duckdb.evaluate.metrics import best_threshold, binary_measures, interval
 from meld_duckdb.features.match import PairTables, TableIndex
+from meld_duckdb.features.stack import log_odds
 from meld_duckdb.features.text import IdfWeights
 from meld_duckdb.features.trees import TreeEnsemble
 from meld_duckdb.models import locate
@@ -146,7 +147,7 @@ def tier0(
     cuts = {}
     for variant in VARIANTS:
         odds = calibrate_match.left_out_odds(variant, learned)
-        cuts[variant] = calibrate_match.logit(calibrate_match.best_cut(odds, learned))
+        cuts[variant] = float(log_odds(np.array(calibrate_match.best_cut(odds, learned))))
     models = {variant: calibrate_match.fit(variant, learned) for variant in VARIANTS}
     return models, cuts, weights
 
@@ -159,9 +160,7 @@ def validate(data: Path, one: bool) -> None:
             valid = calibrate_match.load_set(data / "EM" / name, weights).valid
             for variant in VARIANTS:
                 odds = models[variant].log_odds(valid.rows[variant])
-                tried = np.unique(odds)
-                tried = tried[:: max(1, len(tried) // 400)]
-                best = max(calibrate_match.f1(valid.labels, odds >= cut) for cut in tried)
+                best = calibrate_match.f1_at_best_cut(valid.labels, odds)
                 said = calibrate_match.f1(valid.labels, odds >= cuts[variant])
                 half = calibrate_match.f1(valid.labels, odds >= 0)
                 area = calibrate_match.auc(valid.labels, odds)

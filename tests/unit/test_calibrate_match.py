@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from meld_duckdb.features.stack import log_odds
 from meld_duckdb.train import calibrate_match
 from meld_duckdb.train.calibrate_match import (
     DataSet,
@@ -15,7 +16,6 @@ from meld_duckdb.train.calibrate_match import (
     held_out_sets,
     leave_one_out,
     left_out_odds,
-    logit,
 )
 
 
@@ -25,7 +25,7 @@ def a_set(name: str, labels: Sequence[int]) -> DataSet:
 
 
 def odds(*probabilities: float) -> np.ndarray:
-    return np.array([logit(p) for p in probabilities])
+    return log_odds(np.array(probabilities))
 
 
 A, B = a_set("amazon_google", [1, 1, 0, 0]), a_set("abt_buy", [1, 0, 0])
