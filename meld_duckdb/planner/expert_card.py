@@ -27,7 +27,7 @@ Key = tuple[str, ...]
 """What the questions of an expert have in common; see `expert_key`."""
 
 ANY: Key = ("*",)
-"""Key of the expert of a task for questions that have no expert and whose task has no label."""
+"""Key of the starter's expert of a task."""
 
 _HINT = "train it again: meld train; or remove its directory"
 

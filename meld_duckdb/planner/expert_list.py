@@ -12,6 +12,7 @@ from meld_duckdb.planner.gate import Gate
 from meld_duckdb.planner.session import Session
 
 _UNJUDGED = "not judged yet: meld train --stages experts"
+_STARTER = "asked where a call wants tier 2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ def list_experts(session: Session) -> list[ExpertLine]:
     counts = session.expert_counts()
     named = _namer(session)
     lines = []
-    for expert in (*session.experts.starter.all(), *session.experts.own()):
+    for expert in session.experts.own():
         card = expert.card
         lines.append(
             ExpertLine(
@@ -84,20 +85,22 @@ def list_experts(session: Session) -> list[ExpertLine]:
                 task=adapter.task,
                 trained_for=named(adapter.key),
                 used=gate is not None and gate.use,
-                reason=_why(gate),
+                reason=_why(adapter.key, gate),
                 rows=sum(adapter.rows.values()),
                 metrics={name: float(value) for name, value in figures.items()},
                 path=list(adapter.path),
                 model=adapter.model,
-                size_bytes=_size(session.workspace.adapters_path / adapter.id),
+                size_bytes=_size(session.mixture.folder(adapter.id)),
                 answers=counts.get(adapter.id, 0),
             )
         )
     return lines
 
 
-def _why(gate: Gate | None) -> str:
-    return _UNJUDGED if gate is None else gate.reason
+def _why(key: Key, gate: Gate | None) -> str:
+    if gate is not None:
+        return gate.reason
+    return _STARTER if key == ANY else _UNJUDGED
 
 
 def _namer(session: Session) -> Callable[[Key], str]:
@@ -106,7 +109,7 @@ def _namer(session: Session) -> Callable[[Key], str]:
 
     def named(key: Key) -> str:
         if key == ANY:
-            return "any tables, where the task has no label"
+            return "any tables, where the workspace has no expert of the task"
         if key and not key[0]:
             return " | ".join(", ".join(safe_json.loads(columns)) for columns in key[1:])
         return ", ".join(sorted(dict.fromkeys(names.get(part, part[:8]) for part in key)))

@@ -1,8 +1,6 @@
 """Experts at query time: which one a question is for, and its opinion.
 
-A workspace has experts of its own tables; what it has none for may be the starter's (see
-`starter_experts`). Cards are read when the directory changes; an adapter is loaded when the first
-question is for it.
+Cards are read when the directory changes; an adapter is loaded when the first question is for it.
 """
 
 from __future__ import annotations
@@ -12,7 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -26,9 +24,6 @@ from meld_duckdb.planner.tables import Context
 from meld_duckdb.tasks import TASKS
 from meld_duckdb.tasks.base import Answer, Evidence, Query
 from meld_duckdb.tasks.pairs import BINARY, TEXT_VERSION, TextPair, option_pairs
-
-if TYPE_CHECKING:
-    from meld_duckdb.planner.starter_experts import StarterExperts
 
 _LOG = logging.getLogger(__name__)
 
@@ -180,13 +175,10 @@ def shortlisted(query: Query, ranking: Sequence[str], most: int) -> Query:
 
 
 class Experts:
-    """The experts of a workspace, and behind them the starter's; see `ExpertSource`.
-
-    Safe for threads.
+    """The experts of a workspace; see `ExpertSource`. Safe for threads.
 
     Args:
         folder: The workspace's directory of experts; it need not be there.
-        starter: The starter's experts.
         encoder_digest: Identity of the encoder that the settings name.
         load: Loads the cross-encoder of a card from its directory.
         labels: Digest of the labels of a task.
@@ -196,13 +188,11 @@ class Experts:
     def __init__(
         self,
         folder: Path,
-        starter: StarterExperts,
         encoder_digest: Callable[[], str],
         load: Callable[[ExpertCard, Path], Score],
         labels: Callable[[str], str],
         notice: Callable[[str], None],
     ) -> None:
-        self.starter = starter
         self._folder = folder
         self._encoder_digest = encoder_digest
         self._load = load
@@ -220,14 +210,13 @@ class Experts:
             ArtefactCorrupt: A directory of an expert is damaged.
         """
         of_task = self._watched.get().get(task)
-        own = of_task.get(expert_key(task, query, context)) if of_task else None
-        return own or self.starter.find(task)
+        return of_task.get(expert_key(task, query, context)) if of_task else None
 
     def of(self, task: str, key: Key, ask: Ask = "always") -> Expert | None:
         """The expert of a task for a key that takes part under a policy; see `find`."""
         if ask == "never":
             return None
-        expert = self._watched.get().get(task, {}).get(key) or self.starter.find(task)
+        expert = self._watched.get().get(task, {}).get(key)
         return expert if expert is not None and expert.takes_part(ask) else None
 
     def own(self) -> list[Expert]:
@@ -237,7 +226,7 @@ class Experts:
 
     def missing(self, task: str) -> str | None:
         """Why no question of a task has an expert; see `ExpertSource.missing`."""
-        if self._watched.get().get(task) or self.starter.find(task):
+        if self._watched.get().get(task):
             return None
         return self._refused.get(task, "none was trained in this workspace")
 

@@ -19,6 +19,7 @@ from meld_duckdb.engine.merge_store import MergeStore
 from meld_duckdb.planner.adapter_card import AdapterCard, read_adapter_card
 from meld_duckdb.planner.artefacts import Watched
 from meld_duckdb.planner.demonstrations import query_text
+from meld_duckdb.planner.expert_card import ANY
 from meld_duckdb.planner.metapath import Path
 from meld_duckdb.planner.router import (
     Choice,
@@ -50,6 +51,7 @@ class MixtureSettings:
         diversity: See `router.choose`.
         rank: Rank that merged adapters are brought back to; None keeps them exact.
         tasks: ``"own"``: experts of the question's task, if it has any; ``"all"``: of any task.
+            An expert of the starter answers its own task only.
     """
 
     k: int = 3
@@ -59,12 +61,24 @@ class MixtureSettings:
     tasks: str = "own"
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What lies in the directories: experts by name, and the router."""
+
+    own: dict[str, AdapterCard]
+    starter: dict[str, AdapterCard]
+    router: Router
+
+
 class Mixture:
     """Adapters and router in the directories of a workspace, read again when these change.
+
+    A task that the workspace has no expert of has that of the starter.
 
     Args:
         folder: Directory of the adapters; it need not be there.
         router_folder: Directory of the router; it need not be there.
+        starter: Directory of the starter's adapters, likewise; None for none.
         settings: How experts are chosen.
         model_digest: Identity of the language model that the settings name.
         encoder_digest: Identity of the encoder.
@@ -76,6 +90,7 @@ class Mixture:
         self,
         folder: FilePath,
         router_folder: FilePath,
+        starter: FilePath | None,
         settings: MixtureSettings,
         *,
         model_digest: Callable[[], str],
@@ -83,13 +98,14 @@ class Mixture:
         encode: Encode,
         notice: Callable[[str], None],
     ) -> None:
-        self._folder, self._router_folder = folder, router_folder
+        self._folder, self._router_folder, self._starter = folder, router_folder, starter
         self.settings = settings
         self._model_digest, self._encoder_digest = model_digest, encoder_digest
         self._encode, self._notice = encode, notice
         self._merged = MergeStore(folder / MERGED, most=_MOST_MERGED)
         self._lock = threading.RLock()
-        self._watched = Watched((folder, router_folder), self._read)
+        watched = (folder, router_folder, *([starter] if starter else []))
+        self._watched = Watched(watched, self._read)
         self._vectors: tuple[str, Vectors] | None = None
         self._told: set[str] = set()
 
@@ -100,34 +116,49 @@ class Mixture:
         Raises:
             ArtefactCorrupt: A directory of an expert is damaged.
         """
-        return self._watched.get()[0]
+        return _usable(self._watched.get())
+
+    @property
+    def own(self) -> dict[str, AdapterCard]:
+        """Experts of the workspace, by name; see `cards`."""
+        return self._watched.get().own
+
+    def folder(self, name: str) -> FilePath:
+        """The directory of an expert."""
+        if self._starter is None or name in self.own:
+            return self._folder / name
+        return self._starter / name
+
+    def starter(self, task: str) -> FilePath | None:
+        """Directory of the starter's expert of a task, whether it answers or not; None for none."""
+        names = [n for n, card in self._watched.get().starter.items() if card.task == task]
+        return self._starter / names[0] if self._starter is not None and names else None
 
     @property
     def digest(self) -> str:
         """Identity of all experts, router and settings; empty where there is no expert."""
-        cards, router = self._watched.get()
+        known = self._watched.get()
+        cards = _usable(known)
         if not cards or not self.settings.k:
             return ""
         return digest(
             "mixture/1",
             *(card.digest for card in cards.values()),
-            router.digest,
+            known.router.digest,
             repr(self.settings),
         )
 
     def route(self, task: str, queries: Sequence[Query]) -> Sequence[Choice | None]:
         """Choose the experts of questions; None where there is none."""
-        cards, router = self._watched.get()
-        if not cards or not self.settings.k or not queries:
+        known = self._watched.get()
+        cards = _usable(known)
+        names = [name for name, fits in zip(cards, self._fitting(task, cards), strict=True) if fits]
+        if not names or not self.settings.k or not queries:
             return [None] * len(queries)
-        names = list(cards)
         questions = self._encode([routed_text(task, query) for query in queries])
-        experts = self._expert_vectors(cards)
+        experts = self._expert_vectors(cards)[[list(cards).index(name) for name in names]]
         settings = self.settings
-        relevance = router.relevance(questions, experts, names)
-        of_tasks = [card.task for card in cards.values()]
-        if settings.tasks == "own" and task in of_tasks:
-            relevance[:, [other != task for other in of_tasks]] = -np.inf
+        relevance = known.router.relevance(questions, experts, names)
         likeness = unit(experts) @ unit(experts).T if settings.diversity else None
         return choose(
             relevance,
@@ -152,7 +183,7 @@ class Mixture:
     def adapter(self, choice: Choice) -> Adapter:
         """The merged adapter of the chosen experts."""
         parts = [
-            (self._folder / name, weight)
+            (self.folder(name), weight)
             for name, weight in zip(choice.experts, choice.weights, strict=True)
         ]
         return self._merged.get(parts, self.settings.rank)
@@ -176,7 +207,12 @@ class Mixture:
                 self._vectors = (key, np.asarray(self._encode(texts), dtype=np.float32))
             return self._vectors[1]
 
-    def _read(self) -> tuple[dict[str, AdapterCard], Router]:
+    def _fitting(self, task: str, cards: Mapping[str, AdapterCard]) -> list[bool]:
+        """Whether each expert may answer questions of a task."""
+        own = self.settings.tasks == "own" and any(c.task == task for c in cards.values())
+        return [c.task == task or not (own or c.key == ANY) for c in cards.values()]
+
+    def _read(self) -> _Known:
         router = read_router(self._router_folder)
         if router.encoder_digest and router.encoder_digest != self._encoder_digest():
             self._tell(
@@ -184,20 +220,23 @@ class Mixture:
                 "meld train --stages experts"
             )
             router = Router()
-        return self._read_cards(), router
+        starter = {} if self._starter is None else self._read_cards(self._starter)
+        return _Known(self._read_cards(self._folder), starter, router)
 
-    def _read_cards(self) -> dict[str, AdapterCard]:
-        if not self._folder.is_dir():
+    def _read_cards(self, folder: FilePath) -> dict[str, AdapterCard]:
+        if not folder.is_dir():
             return {}
         names = sorted(
             f.name
-            for f in self._folder.iterdir()
-            if f.is_dir() and f.name[0] != "." and f.name != MERGED
+            for f in folder.iterdir()
+            if f.is_dir() and f.name[0] not in "._" and f.name != MERGED
         )
         found: dict[str, AdapterCard] = {}
         for name in names:
-            card = read_adapter_card(self._folder / name)
+            card = read_adapter_card(folder / name)
             if card.model_digest != self._model_digest():
+                if card.key == ANY:  # nobody misses it
+                    continue
                 self._tell(
                     f"the expert {name} belongs to another language model ({card.model}) and is "
                     "not used: meld train --stages experts"
@@ -210,6 +249,12 @@ class Mixture:
         if line not in self._told:
             self._told.add(line)
             self._notice(line)
+
+
+def _usable(known: _Known) -> dict[str, AdapterCard]:
+    """The workspace's experts, and the starter's of tasks that it has none of."""
+    tasks = {card.task for card in known.own.values()}
+    return {n: c for n, c in known.starter.items() if c.task not in tasks} | known.own
 
 
 def routed_text(task: str, query: Query) -> str:

@@ -43,7 +43,6 @@ from meld_duckdb.planner.schema_pairs import nearest_pairs
 from meld_duckdb.planner.scorers import make_scorers
 from meld_duckdb.planner.scorers.match import MatchScorer
 from meld_duckdb.planner.speed import measured_score
-from meld_duckdb.planner.starter_experts import StarterExperts
 from meld_duckdb.planner.stats import Outcome
 from meld_duckdb.planner.tables import Tables
 from meld_duckdb.planner.whole import ask_pairs
@@ -59,7 +58,7 @@ from meld_duckdb.retrieval.remote_sources import endpoint
 from meld_duckdb.retrieval.store import Label
 from meld_duckdb.retrieval.table_rows import TableRows
 from meld_duckdb.settings import Settings
-from meld_duckdb.starter import starter_experts
+from meld_duckdb.starter import starter_adapters
 from meld_duckdb.tasks.base import Answer, Query
 
 
@@ -86,18 +85,10 @@ class Session(Loaded):
             self.demonstrator.labelled,
         )
         self._match = cast(MatchScorer, scorers["match"])
-        untuned = self._untuned_digest
-        load = self._expert_loader()
         self.experts = Experts(
             self._workspace.experts_path,
-            StarterExperts(
-                starter_experts(settings.starter),
-                untuned,
-                load,
-                lambda task: bool(self.demonstrator.labels(task)),
-            ),
-            untuned,
-            load,
+            self._untuned_digest,
+            self._expert_loader(),
             self.demonstrator.digest,
             notice,
         )
@@ -105,6 +96,7 @@ class Session(Loaded):
         self.mixture = self.mixture_class(
             self._workspace.adapters_path,
             self._workspace.router_path,
+            starter_adapters(settings.starter),
             MixtureSettings(
                 answer.experts,
                 answer.expert_weights,
@@ -324,7 +316,7 @@ class Session(Loaded):
         own = self._workspace
         folders = [own.experts_path, own.adapters_path, own.router_path, own.calibration_path]
         folders.append(self.certificates.folder)
-        starter = starter_experts(self.settings.starter)
+        starter = starter_adapters(self.settings.starter)
         return (
             *self.catalogue.state(),
             *stamps([*folders, *([starter] if starter else [])]),

@@ -1,8 +1,8 @@
 """The starter: experts that every installation has, for tables nobody has labelled yet.
 
-``experts/`` holds one directory per expert of tier 1, as in a workspace, ``adapters/`` one per
-task: the adapter of the language model that its experts begin with; ``starter.json`` says what they
-were trained on. ``make starter`` writes all of it from the training splits of public data sets.
+``adapters/`` holds one directory per task, an adapter of the language model with its card, as in a
+workspace; ``starter.json`` says what they were trained on, for how long, and what they are worth.
+``make starter`` writes all of it from the training splits of public data sets.
 """
 
 from __future__ import annotations
@@ -13,15 +13,12 @@ from meld_duckdb.errors import ConfigError
 
 BUILT_IN, NONE = "built-in", "none"
 
-
-def starter_experts(setting: str) -> Path | None:
-    """The directory of the starter's experts of tier 1; see `starter_folder`."""
-    folder = starter_folder(setting)
-    return None if folder is None else folder / "experts"
+ADAPTERS = "adapters"
+"""Name of the directory of adapters."""
 
 
-def starter_folder(setting: str) -> Path | None:
-    """The directory of the starter; None for no starter.
+def starter_adapters(setting: str) -> Path | None:
+    """The directory of the starter's adapters, which need not be there; None for no starter.
 
     Args:
         setting: ``"built-in"``, ``"none"`` or a directory like this package.
@@ -37,4 +34,4 @@ def starter_folder(setting: str) -> Path | None:
             f"setting 'starter' is {setting!r}, expected '{BUILT_IN}', '{NONE}' or a directory",
             hint="leave the setting out for the experts of the package",
         )
-    return folder
+    return folder / ADAPTERS

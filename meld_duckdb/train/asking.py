@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from meld_duckdb import interrupt
-from meld_duckdb.engine.adapters import open_adapter
+from meld_duckdb.engine.adapters import Adapter, open_adapter
+from meld_duckdb.engine.backend import Backend
 from meld_duckdb.planner.demonstrations import query_text
 from meld_duckdb.planner.metapath import Path as MetaPath
 from meld_duckdb.planner.metapath import augment
@@ -118,6 +119,20 @@ class Asker:
             chosen.sort(key=lambda i: (similar[i], i))
             found.append([Demonstration(given[i].query, learn[i].answer) for i in chosen])
         return found
+
+
+def ask(
+    backend: Backend,
+    task: str,
+    queries: Sequence[Query],
+    max_chars: int,
+    adapter: Adapter | None = None,
+) -> list[Answer]:
+    """What the language model says to questions without a workspace, one answer each, in order."""
+    asked = TASKS[task]
+    prompts = [asked.prompt(query, (), max_chars) for query in queries]
+    done = dict(pair for part in backend.complete(prompts, adapter) for pair in part)
+    return [asked.parse(query, done[i]) for i, query in enumerate(queries)]
 
 
 def score_of(rows: Sequence[TrainingRow], answers: Sequence[Answer], positive: str | None) -> Score:

@@ -9,12 +9,14 @@ sets' labelled pairs is AnyMatch's finding.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from meld_duckdb.errors import TrainingError
 from meld_duckdb.records import digest
+from meld_duckdb.tasks import TASKS
 from meld_duckdb.tasks.base import Query
+from meld_duckdb.tasks.letters import MOST_OPTIONS
 from meld_duckdb.train import calibrate_schema_match
 from meld_duckdb.train.calibrate_match import held_out_sets, read_columns, read_table
 from meld_duckdb.train.calibration import read_rows
@@ -49,7 +51,7 @@ class DrawSettings:
 
     Attributes:
         quota: Rows of a data set, at most.
-        positive: Share of matches that is aimed at.
+        positive: Share of matches, errors or cells to repair that is aimed at.
         seed: Of the draw.
     """
 
@@ -78,13 +80,42 @@ def cross_dataset_rows(
     """
     settings = settings or DrawSettings()
     found: list[TrainingRow] = []
-    for name, labelled in _sources(data, task, leave_out):
-        drawn = _draw(name, labelled, task, settings)
+    for name, labelled in _sources(data, task, held_out_sets(leave_out)):
+        drawn = _draw(_in_order(name, labelled, settings.seed), task, settings)
         weight = round(settings.quota / max(1, len(drawn)), 4)
         found += [TrainingRow(task, q, a, f"data set:{name}", weight=weight) for q, a in drawn]
     if not found:
         raise TrainingError(f"no data set is left to learn {task} from")
     return sorted(found, key=lambda row: digest(str(settings.seed), row.digest))
+
+
+def left_out_rows(
+    data: Path, task: str, leave_out: Sequence[str], settings: DrawSettings, most: int
+) -> list[TrainingRow]:
+    """Rows to judge an expert by that learned from `cross_dataset_rows`.
+
+    They are training rows too, so test splits stay closed.
+
+    Args:
+        data: Directory of the benchmark data.
+        task: Name of the task.
+        leave_out: The data sets that were left out; none to take rows of the same data sets that
+            were not drawn.
+        settings: What was drawn.
+        most: Rows, at most.
+    """
+    found: list[TrainingRow] = []
+    for name, labelled in _sources(data, task, frozenset()):
+        if leave_out and name not in leave_out:
+            continue
+        ordered = _in_order(name, labelled, settings.seed)
+        if not leave_out:
+            learned = {query.digest for query, _ in _draw(ordered, task, settings)}
+            ordered = [row for row in ordered if row[0].digest not in learned]
+        quota = most // max(1, len(leave_out))
+        drawn = _draw(ordered, task, replace(settings, quota=quota))
+        found += [TrainingRow(task, q, a, f"data set:{name}") for q, a in drawn]
+    return sorted(found, key=lambda row: digest(str(settings.seed), row.digest))[:most]
 
 
 def match_pairs(data: Path, name: str, split: str) -> list[Labelled]:
@@ -132,10 +163,10 @@ _OWN: Mapping[str, Callable[[Path, frozenset[str]], Iterator[tuple[str, list[Lab
 
 
 def _sources(
-    data: Path, task: str, leave_out: Sequence[str]
+    data: Path, task: str, leave_out: frozenset[str]
 ) -> Iterator[tuple[str, list[Labelled]]]:
     if task in _OWN:
-        yield from _OWN[task](data, held_out_sets(leave_out))
+        yield from _OWN[task](data, leave_out)
     elif task in SOURCES:
         for number, labelled in enumerate(SOURCES[task](data)):
             name = f"{task}-{number}"
@@ -145,16 +176,39 @@ def _sources(
         raise TrainingError(f"there is no data to learn {task} from")
 
 
-def _draw(
-    name: str, labelled: Sequence[Labelled], task: str, settings: DrawSettings
-) -> list[Labelled]:
-    """Draw rows by their digests; for two answers up to the share of matches aimed at."""
-    ordered = sorted(
-        labelled, key=lambda row: digest(str(settings.seed), name, row[0].digest, row[1])
-    )
-    if task not in _OWN:
-        return ordered[: settings.quota]
-    yes = [row for row in ordered if row[1] == "match"]
-    no = [row for row in ordered if row[1] != "match"]
-    n_yes = min(len(yes), round(settings.quota * settings.positive))
-    return [*yes[:n_yes], *no[: settings.quota - n_yes]]
+def _in_order(name: str, labelled: Sequence[Labelled], seed: int) -> list[Labelled]:
+    """The rows of a data set in the order in which they are drawn."""
+    return sorted(labelled, key=lambda row: digest(str(seed), name, row[0].digest, row[1]))
+
+
+def _draw(ordered: Sequence[Labelled], task: str, settings: DrawSettings) -> list[Labelled]:
+    """The first rows, up to the share of positive ones aimed at; few options to choose from."""
+    sides = [_is_positive(task, query, answer) for query, answer in ordered]
+    if None in sides:
+        drawn = list(ordered[: settings.quota])
+    else:
+        yes = [row for row, side in zip(ordered, sides, strict=True) if side]
+        no = [row for row, side in zip(ordered, sides, strict=True) if not side]
+        n_yes = min(len(yes), round(settings.quota * settings.positive))
+        drawn = [*yes[:n_yes], *no[: settings.quota - n_yes]]
+    return [(_few_options(query, answer), answer) for query, answer in drawn]
+
+
+def _is_positive(task: str, query: Query, answer: str) -> bool | None:
+    """Whether a row is one of the rarer kind; None for a task without such kinds."""
+    labels = TASKS[task].labels
+    if labels is not None:
+        return answer == labels[0]
+    if task == "repair":
+        return (query.records[0].fields.get(query.target or "") or "") != answer
+    return None
+
+
+def _few_options(query: Query, answer: str) -> Query:
+    """A question with as many options as a prompt lists, the right one among them."""
+    if query.domain is None or len(query.domain) <= MOST_OPTIONS:
+        return query
+    others = [option for option in query.domain if option != answer]
+    others.sort(key=lambda option: digest(query.digest, option))
+    kept = {answer, *others[: MOST_OPTIONS - 1]}
+    return replace(query, domain=tuple(option for option in query.domain if option in kept))

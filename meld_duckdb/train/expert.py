@@ -104,7 +104,7 @@ def train_expert(
         key: Which questions, see `planner.expert_card.expert_key`; None for the key of most labels.
         rows_extra: Self-annotated and transformed rows of the same task. They are never judged by;
             those that share a record with a label are left out.
-        settings: See `T1Settings`; without a ``start`` training begins from the starter's expert.
+        settings: See `T1Settings`.
         progress: Called with a line per fold and pass.
         held_out: Labels of these are not used.
 
@@ -119,9 +119,6 @@ def train_expert(
         raise TrainingError(
             f"{task} has no tier-1 expert", hint=f"known: {', '.join(sorted(BINARY | CHOOSING))}"
         )
-    begin = session.experts.starter.start(task)
-    if settings.start is None and begin is not None:
-        settings = replace(settings, start=str(begin.folder))
     started = time.perf_counter()
     key, labels, contexts = _labels_of(session, task, key, held_out)
     extra = [row for row in rows_extra if row.task == task]

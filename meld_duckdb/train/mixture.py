@@ -27,7 +27,6 @@ from meld_duckdb.planner.metapath import Path as MetaPath
 from meld_duckdb.planner.mixture import routed_text
 from meld_duckdb.planner.router import write_router
 from meld_duckdb.planner.session import Session
-from meld_duckdb.planner.starter_experts import starter_adapter
 from meld_duckdb.records import digest
 from meld_duckdb.tasks import TASKS
 from meld_duckdb.tasks.base import Answer
@@ -176,7 +175,7 @@ class MixtureTraining:
         lora = self._settings.lora
         if lora.start is not None:
             return lora.start
-        found = starter_adapter(self._session.settings.starter, task, self._base)
+        found = self._session.mixture.starter(task)
         return str(found) if found is not None and has_shape(found, lora) else None
 
     def _adapter(self, group: LabelGroup) -> Stage:
@@ -310,7 +309,7 @@ class MixtureTraining:
         out = session.workspace.router_path
 
         def work() -> Metrics:
-            cards = session.mixture.cards
+            cards = session.mixture.own
             names = list(cards)
             outcomes, eligible = expert_outcomes(
                 list(cards.values()),
@@ -340,7 +339,7 @@ class MixtureTraining:
 
         inputs = (
             *(part for group in self._groups for part in self._inputs(group)),
-            *(card.digest for card in session.mixture.cards.values()),
+            *(card.digest for card in session.mixture.own.values()),
             session.encoder_digest,
             repr(self._settings.router),
             session.mixture.settings.tasks,

@@ -364,12 +364,10 @@ class Pipeline:
                 base = self._session.encoder_path
                 return made is None or whole_expert(folder / str(made), base) is not None
 
-            begin = self._session.experts.starter.start(task)
             inputs = (
                 self._session.demonstrator.digest(task),
                 *(_content(file) for file in files),
                 model_digest(self._session.encoder_path),
-                "" if begin is None else begin.card.weights,
                 repr(self._settings.expert),
                 self._settings.held_out.digest,
             )

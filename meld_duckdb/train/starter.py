@@ -1,7 +1,7 @@
 """Train the starter that ships with the package.
 
-    python -m meld_duckdb.train.starter --data DIR [--keep DIR] [--out DIR]
-        [--encoder NAME] [--model NAME]
+    python -m meld_duckdb.train.starter --data DIR [--keep DIR] [--out DIR] [--model NAME]
+        [--task NAME ...]
 
 DIR of ``--data`` is the benchmark data; test splits are never opened. A run that was killed goes on
 where it stopped: its stages are kept in the workspace ``--keep``.
@@ -12,16 +12,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from meld_duckdb import starter
 from meld_duckdb.errors import MeldError
 from meld_duckdb.locks import FileLock
 from meld_duckdb.models import locate
-from meld_duckdb.settings import DEFAULT_ENCODER, DEFAULT_MODEL, default_model_dir
-from meld_duckdb.train.general import GeneralSettings, GeneralTraining, data_digests
-from meld_duckdb.train.general_adapter import AdapterSettings, adapter_stage
+from meld_duckdb.settings import DEFAULT_MODEL, default_model_dir
+from meld_duckdb.starter import ADAPTERS
 from meld_duckdb.train.stages import clear_half_written, read_stages, run_stage
+from meld_duckdb.train.starter_stages import DRAWN, StarterExpert, StarterSettings
 from meld_duckdb.workspace import open_workspace, write_atomic
 
 REPORT = "starter.json"
@@ -32,45 +33,44 @@ def train_starter(
     data: Path,
     keep: Path,
     out: Path,
-    encoder: str = DEFAULT_ENCODER,
     model: str = DEFAULT_MODEL,
+    tasks: Sequence[str] = tuple(DRAWN),
 ) -> None:
-    """Train all experts of the starter and write them with the report.
+    """Train the experts of the starter and write them with the report.
 
     Args:
         data: Directory of the benchmark data.
         keep: Workspace of the stages.
-        out: Directory that gets ``experts/``, ``adapters/`` and ``starter.json``.
-        encoder: Name or path of the encoder.
+        out: Directory that gets ``adapters/`` and ``starter.json``.
         model: Name or path of the language model.
+        tasks: Their tasks.
 
     Raises:
-        ArtefactMissing: Data, encoder or language model are not there.
+        ArtefactMissing: Data or language model are not there.
     """
     workspace = open_workspace(keep)
-    path = locate(encoder, default_model_dir(), "encoder")
-    language_model = locate(model, default_model_dir(), "language model")
-    settings, adapter = GeneralSettings(encoder=encoder), AdapterSettings()
-    folder = workspace.path / "train" / "general"
-    training = GeneralTraining(data, path, folder, out / "experts", settings, _say)
-    done = []
+    path = locate(model, default_model_dir(), "language model")
+    settings = StarterSettings(drawn={task: DRAWN[task] for task in tasks})
+    folder = workspace.path / "train" / "starter"
+    experts = [
+        StarterExpert(task, data, (model, path), folder, settings, _say) for task in settings.drawn
+    ]
     with FileLock(workspace.path / "train.lock", "which trains", _say).hold():
-        clear_half_written(folder, folder / "match", out / "experts")
+        clear_half_written(folder, out / ADAPTERS)
         lock = FileLock(workspace.write_lock_path, "which writes", _say)
-        own = adapter_stage(data, language_model, folder, out / "adapters", adapter, _say)
-        for stage in (*training.stages(), own):
-            done.append(run_stage(workspace, lock, stage, _say))
+        done = [run_stage(workspace, lock, expert.stage, _say) for expert in experts]
+        for expert, finished in zip(experts, done, strict=True):
+            expert.install(out / ADAPTERS, finished.metrics)
     stages = read_stages(workspace)
     report = {
         "made_by": "make starter",
-        "encoder": encoder,
         "language_model": model,
         "settings": {
-            "draw": str(settings.draw),
-            "expert": str(settings.expert),
-            "adapter": str(adapter),
+            "lora": str(settings.lora),
+            "drawn": {task: str(drawn) for task, drawn in settings.drawn.items()},
+            "judged": settings.judged,
+            "seed": settings.seed,
         },
-        "data": data_digests(data),
         "stages": {
             s.name: {"seconds": stages[s.name]["seconds"], "metrics": dict(s.metrics)} for s in done
         },
@@ -88,11 +88,11 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the benchmark data")
     parser.add_argument("--keep", type=Path, default=Path("build/starter"))
     parser.add_argument("--out", type=Path, default=Path(starter.__file__).parent)
-    parser.add_argument("--encoder", default=DEFAULT_ENCODER)
     parser.add_argument("--model", default=DEFAULT_MODEL)
+    parser.add_argument("--task", nargs="*", choices=list(DRAWN), default=list(DRAWN))
     given = parser.parse_args()
     try:
-        train_starter(given.data, given.keep, given.out, given.encoder, given.model)
+        train_starter(given.data, given.keep, given.out, given.model, given.task)
     except MeldError as error:
         sys.exit(f"error: {error}")
 

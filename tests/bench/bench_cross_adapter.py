@@ -24,11 +24,11 @@ from meld_duckdb.features.stack import log_odds, sigmoid
 from meld_duckdb.models import locate
 from meld_duckdb.settings import DEFAULT_MODEL, default_model_dir
 from meld_duckdb.train import calibrate_match
+from meld_duckdb.train.asking import ask
 from meld_duckdb.train.cross_dataset import FOLDS, DrawSettings, cross_dataset_rows, match_pairs
-from meld_duckdb.train.general import TASK, VARIANTS, tier0_sets
 from meld_duckdb.train.lora import LoraSettings, train_adapter
 from meld_duckdb.train.stack import fit_stack
-from tests.bench.asked import answers
+from tests.bench.bench_cross_dataset import TASK, VARIANTS
 
 DATA = Path(__file__).parent.parent.parent.parent / "shared" / "data"
 PARTS = 5
@@ -55,7 +55,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         trained = train_adapter(rows, model, out, settings, progress=say)
         print(f"trained in {trained.seconds:.0f} s, losses {trained.losses}", flush=True)
     backend = TransformersBackend(model, device="cpu", batch_size=8)
-    learned, weights = tier0_sets(given.data, fold)
+    learned, weights = calibrate_match.tier0_sets(given.data, fold)
     models = {variant: calibrate_match.fit(variant, learned) for variant in VARIANTS}
     return {
         "rows": len(rows),
@@ -79,7 +79,7 @@ def judge(
     found: dict[str, Any] = {"pairs": len(kept), "matches": int(truth.sum())}
     said = {}
     for what, adapter in (("model", None), ("adapter", open_adapter(out))):
-        replies = answers(backend, TASK, queries, given.max_chars, adapter)
+        replies = ask(backend, TASK, queries, given.max_chars, adapter)
         said[what] = log_odds(np.array([reply.probability for reply in replies], dtype=float))
         found[f"{what} AUC"] = round(calibrate_match.auc(truth.astype(int), said[what]), 4)
         found[f"{what} best F1"] = round(calibrate_match.f1_at_best_cut(truth, said[what]), 4)

@@ -1,14 +1,9 @@
-"""Entity matching without a label of the tables: what the starter's expert adds, set by set.
+"""Entity matching without a label of the tables, set by set.
 
-    python -m tests.bench.bench_cross_dataset --data DIR [--keep DIR] [--model-rows 300]
-        [--one] [--json FILE]
+    python -m tests.bench.bench_cross_dataset --data DIR [--model-rows 300] [--one] [--json FILE]
     python -m tests.bench.bench_cross_dataset --data DIR --valid [--one]
 
-``--keep`` is the workspace of ``python -m meld_duckdb.train.starter``, whose stages trained tiers 0 and
-1 without each fold of the data sets. Here they answer the test pairs of the sets they have not seen;
-how they are added up is fitted on the validation pairs of the other folds; without ``--keep`` tier 0
-answers alone. Beside them: TF-IDF
-cosine with the threshold that is best on the other sets' validation pairs, a logistic regression
+Tier 0 answers the test pairs of sets that it has not learned from. Beside it: TF-IDF cosine with the threshold that is best on the other sets' validation pairs, a logistic regression
 over five similarities trained on the other sets, and the language model asked without examples
 (``--model-rows`` of the pairs, drawn by seed; 0 leaves it out).
 
@@ -16,8 +11,8 @@ The sets are left out by folds, and tier 0 learns from those of the five it ship
 ``--one`` leaves out one set at a time, with those that share records with it, and lets tier 0 learn
 from all others: leave-one-dataset-out as papers have it.
 
-``--valid`` needs no training of tier 1: what tier 0 says of the validation pairs of the sets that it was
-fitted without. That is for development; test pairs stay closed.
+``--valid``: what tier 0 says of the validation pairs of the sets that it was fitted without. That is
+for development; test pairs stay closed.
 """
 
 from __future__ import annotations
@@ -31,7 +26,6 @@ from typing import Any
 import numpy as np
 from pyarrow import parquet
 
-from meld_duckdb.engine.cross_encoder import CrossEncoder
 from meld_duckdb.evaluate.baselines import pair_cosines, similarities
 from meld_duckdb.evaluate.metrics import best_threshold, binary_measures, interval
 from meld_duckdb.features.match import PairTables, TableIndex
@@ -39,25 +33,19 @@ from meld_duckdb.features.stack import log_odds
 from meld_duckdb.features.text import IdfWeights
 from meld_duckdb.features.trees import TreeEnsemble
 from meld_duckdb.models import locate
-from meld_duckdb.settings import DEFAULT_ENCODER, DEFAULT_MODEL, default_model_dir
+from meld_duckdb.settings import DEFAULT_MODEL, default_model_dir
 from meld_duckdb.tasks.base import Query
-from meld_duckdb.tasks.pairs import option_pairs, record_text
+from meld_duckdb.tasks.pairs import record_text
 from meld_duckdb.train import calibrate_match
+from meld_duckdb.train.asking import ask
 from meld_duckdb.train.cross_dataset import FOLDS, MATCH_SETS, match_pairs
-from meld_duckdb.train.general import (
-    TASK,
-    VARIANTS,
-    GeneralSettings,
-    Opinions,
-    fit,
-    fold_folder,
-    read_opinions,
-    tier0_sets,
-)
-from tests.bench.asked import answers
 
 DATA = Path(__file__).parent.parent.parent.parent / "shared" / "data"
 SEED = 42
+TASK = "match"
+VARIANTS = ("pair", "context")
+"""Tier 0 without and with the tables that the records stand in."""
+
 _TRAINED_ON = 2_000
 _MAX_CHARS = 2_000
 
@@ -69,21 +57,17 @@ def left_out(one: bool) -> list[tuple[tuple[str, ...], Sequence[str]]]:
     return [(fold, calibrate_match.DATA_SETS) for fold in FOLDS[TASK]]
 
 
-def measure(data: Path, keep: Path | None, model_rows: int, one: bool) -> dict[str, Any]:
+def measure(data: Path, model_rows: int, one: bool) -> dict[str, Any]:
     """F1 with its interval of every way to match, by data set."""
-    folder = None if keep is None else keep / "train" / "general" / TASK
     found: dict[str, Any] = {}
     for fold, sets in left_out(one):
         models, cuts, weights = tier0(data, fold, sets)
-        stacked = None if folder is None else WithExpert(folder, fold)
         for name in fold:
             pairs, labels, rows = test_rows(data / "EM" / name, weights)
             queries = [Query(pair) for pair in pairs]
             odds = {v: np.asarray(models[v].log_odds(rows[v]), dtype=float) for v in VARIANTS}
             yes = {f"tier 0, {v}": odds[v] >= cuts[v] for v in VARIANTS}
             yes |= {f"tier 0, {v}, at .5": odds[v] >= 0 for v in VARIANTS}
-            if stacked is not None:
-                yes |= stacked.matches(queries, odds)
             yes |= baselines(data, name, queries)
             own: dict[str, Any] = {way: graded(labels, given) for way, given in yes.items()}
             own["auc"] = {v: round(calibrate_match.auc(labels, odds[v]), 4) for v in VARIANTS}
@@ -99,43 +83,6 @@ def measure(data: Path, keep: Path | None, model_rows: int, one: bool) -> dict[s
     return found
 
 
-class WithExpert:
-    """The expert trained without a fold, added to tier 0 by weights of the other folds.
-
-    Args:
-        folder: What the training of the starter left.
-        fold: The data sets left out.
-    """
-
-    def __init__(self, folder: Path, fold: Sequence[str]) -> None:
-        self._others = [
-            read_opinions(fold_folder(folder, other) / "opinions.json")
-            for other in FOLDS[TASK]
-            if other != fold
-        ]
-        self._expert = CrossEncoder(
-            locate(DEFAULT_ENCODER, default_model_dir(), "encoder"),
-            fold_folder(folder, fold),
-            max_tokens=GeneralSettings().expert.max_tokens,
-        )
-
-    def matches(
-        self, queries: Sequence[Query], tier0: Mapping[str, np.ndarray]
-    ) -> dict[str, np.ndarray]:
-        """What tier 1 says alone, added to each variant, and by one sum for both variants."""
-        said = self._expert.score([option_pairs(TASK, q)[0] for q in queries]).astype(float)
-        yes = {"tier 1 alone": alone(self._others, said)}
-        shared = fit(self._others)
-        for variant in VARIANTS:
-            for name, verdict in (
-                ("tiers 0 and 1", fit(self._others, (variant,))),
-                ("one stack", shared),
-            ):
-                likely = verdict.stack.yes(tier0[variant], said)
-                yes[f"{name}, {variant}"] = likely >= verdict.stack.threshold
-        return yes
-
-
 def tier0(
     data: Path, fold: Sequence[str], sets: Sequence[str]
 ) -> tuple[dict[str, TreeEnsemble], dict[str, float], IdfWeights]:
@@ -143,7 +90,7 @@ def tier0(
 
     The cut is found on validation pairs of the sets it learns from, each left out in turn.
     """
-    learned, weights = tier0_sets(data, fold, sets)
+    learned, weights = calibrate_match.tier0_sets(data, fold, sets)
     cuts = {}
     for variant in VARIANTS:
         odds = calibrate_match.left_out_odds(variant, learned)
@@ -189,15 +136,6 @@ def test_rows(
     return pairs, np.asarray(columns["label"], dtype=np.int64), rows
 
 
-def alone(others: Sequence[Opinions], tier1: np.ndarray) -> np.ndarray:
-    """Tier 1 without tier 0, at the cut that is best on the other folds."""
-    cut = best_threshold(
-        np.concatenate([o.tier1 for o in others]),
-        np.concatenate([o.answers for o in others]).tolist(),
-    )
-    return np.asarray(tier1 >= (0.0 if cut is None else cut))
-
-
 def baselines(data: Path, name: str, asked: Sequence[Query]) -> dict[str, np.ndarray]:
     """What plain methods learn from the other data sets."""
     from sklearn.linear_model import LogisticRegression
@@ -235,7 +173,7 @@ def zero_shot(queries: Sequence[Query], labels: np.ndarray, n_rows: int) -> dict
 
     engine = TransformersBackend(locate(DEFAULT_MODEL, default_model_dir(), "language model"))
     at = np.random.default_rng(SEED).permutation(len(queries))[:n_rows].tolist()
-    replies = answers(engine, TASK, [queries[i] for i in at], _MAX_CHARS)
+    replies = ask(engine, TASK, [queries[i] for i in at], _MAX_CHARS)
     yes = np.array([reply.value == "match" for reply in replies])
     return graded(labels[at], yes)
 
@@ -255,17 +193,14 @@ def graded(labels: np.ndarray, yes: np.ndarray) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("--keep", type=Path, help="workspace of the starter's training")
     parser.add_argument("--valid", action="store_true", help="tier 0 on validation pairs only")
     parser.add_argument("--one", action="store_true", help="leave out one set at a time")
     parser.add_argument("--model-rows", type=int, default=300)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    if given.one and given.keep:
-        parser.error("--keep holds what was trained by folds; give it without --one")
     if given.valid:
         return validate(given.data, given.one)
-    found = measure(given.data, given.keep, given.model_rows, given.one)
+    found = measure(given.data, given.model_rows, given.one)
     if given.json:
         given.json.write_text(json.dumps(found, indent=1), "utf-8")
 

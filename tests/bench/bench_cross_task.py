@@ -30,12 +30,11 @@ from meld_duckdb.models import locate
 from meld_duckdb.settings import DEFAULT_MODEL, default_model_dir
 from meld_duckdb.tasks import TASKS
 from meld_duckdb.train import calibrate_match
-from meld_duckdb.train.asking import score_of
+from meld_duckdb.train.asking import ask, score_of
 from meld_duckdb.train.cross_dataset import DrawSettings, cross_dataset_rows
 from meld_duckdb.train.lora import LoraSettings, train_adapter
 from meld_duckdb.train.rows import TrainingRow
 from meld_duckdb.train.training_rows import SOURCES
-from tests.bench.asked import answers
 
 DATA = Path(__file__).parent.parent.parent.parent / "shared" / "data"
 ALL = ("match", "schema_match", *SOURCES)
@@ -82,7 +81,7 @@ def judge(
 ) -> dict[str, float]:
     """How rows are answered."""
     task = rows[0].task
-    said = answers(backend, task, [row.query for row in rows], chars, adapter)
+    said = ask(backend, task, [row.query for row in rows], chars, adapter)
     labels = TASKS[task].labels
     positive = None if labels is None else labels[0]
     metric, likely = score_of(rows, said, positive)

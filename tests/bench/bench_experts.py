@@ -51,14 +51,13 @@ from meld_duckdb.evaluate.together import evaluate_together
 from meld_duckdb.evaluate.training import Training
 from meld_duckdb.models import locate
 from meld_duckdb.settings import DEFAULT_MODEL, default_model_dir
-from meld_duckdb.starter import NONE
+from meld_duckdb.starter import ADAPTERS, NONE
 from meld_duckdb.train import calibrate_match
-from meld_duckdb.train.cross_dataset import DrawSettings
-from meld_duckdb.train.general_adapter import AdapterSettings, adapter_stage
 from meld_duckdb.train.lora import LoraSettings
 from meld_duckdb.train.mixture_settings import EXPERTS, MoeSettings
 from meld_duckdb.train.pipeline import TrainSettings
 from meld_duckdb.train.refine import RefineSettings
+from meld_duckdb.train.starter_stages import Drawn, StarterExpert, StarterSettings
 
 DATA = Path(__file__).parent.parent.parent.parent / "shared" / "data"
 CELLS = 20
@@ -216,19 +215,22 @@ def with_auc(case: Case) -> Case:
 
 
 def trained_starter(data: Path, names: Sequence[str], folder: Path, costs: Costs) -> Path | None:
-    """A starter whose adapter has seen none of the sets, the same for all seeds; made on first use."""
+    """A starter of matching that has seen none of the sets, the same for all seeds."""
     if not costs.pairs:
         return None
-    plain = AdapterSettings()
-    settings = AdapterSettings(
-        replace(plain.lora, precision=costs.precision, max_chars=costs.max_chars),
-        DrawSettings(quota=costs.pairs),
-        tuple(name.partition("/")[2] for name in names if name.startswith("match/")),
+    left_out = tuple(name.partition("/")[2] for name in names if name.startswith("match/"))
+    plain = StarterSettings()
+    settings = replace(
+        plain,
+        lora=replace(plain.lora, precision=costs.precision, max_chars=costs.max_chars),
+        drawn={"match": Drawn(costs.pairs, left_out)},
     )
-    model = locate(DEFAULT_MODEL, default_model_dir(), "language model")
-    stage = adapter_stage(data, model, folder / "kept", folder / "adapters", settings, print)
-    if not stage.is_done():
-        print("starter", json.dumps(dict(stage.work())), flush=True)
+    model = (DEFAULT_MODEL, locate(DEFAULT_MODEL, default_model_dir(), "language model"))
+    expert = StarterExpert("match", data, model, folder / "kept", settings, print)
+    if not (folder / ADAPTERS).is_dir():
+        metrics = expert.stage.work()
+        expert.install(folder / ADAPTERS, {**metrics, "used": True})
+        print("starter", json.dumps(dict(metrics)), flush=True)
     return folder
 
 
