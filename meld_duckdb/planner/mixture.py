@@ -155,6 +155,8 @@ class Mixture:
         names = [name for name, fits in zip(cards, self._fitting(task, cards), strict=True) if fits]
         if not names or not self.settings.k or not queries:
             return [None] * len(queries)
+        if len(names) == 1:  # nothing to choose from, so nothing is encoded
+            return [Choice((names[0],), (1.0,), (1.0,))] * len(queries)
         questions = self._encode([routed_text(task, query) for query in queries])
         experts = self._expert_vectors(cards)[[list(cards).index(name) for name in names]]
         settings = self.settings

@@ -351,7 +351,12 @@ def test_seconds_are_those_that_prompts_took_before(
     n_asked = len(backend.asked)
     [line] = [x for x in estimate(shop, asked % 120) if x.rows is not None]
     assert line.engine_prompts == 100
-    assert line.seconds == pytest.approx(100 * 0.021, rel=0.25)
+    kept = Path(resolve({})[0].workspace) / "speed.json"
+    calls = [call for kind in json.loads(kept.read_text("utf-8")).values() for call in kind]
+    [took] = [seconds for n_tokens, seconds in calls if n_tokens == 20 * 10]
+    assert took >= 20 * 0.02
+    assert line.seconds is not None
+    assert took / 20 * 100 <= line.seconds < took / 20 * 200  # and what goes with every row
     assert len(backend.asked) == n_asked  # it was measured by the statement before
     [unknown] = [x for x in estimate(shop, STATEMENTS["named"]) if x.rows is not None]
     assert len(backend.asked) > n_asked  # prompts of another kind are tried out

@@ -15,7 +15,7 @@ import meld_duckdb
 from meld_duckdb.engine.adapters import files_digest, lora_config, write_adapter
 from meld_duckdb.features.stack import Stack
 from meld_duckdb.planner.adapter_card import CARD, AdapterCard
-from meld_duckdb.planner.expert_card import expert_key
+from meld_duckdb.planner.expert_card import ANY, Key, expert_key
 from meld_duckdb.planner.gate import Gate, gate_json, gate_name
 from meld_duckdb.records import make_record
 from meld_duckdb.tasks.base import Query
@@ -43,6 +43,7 @@ def add_expert(
     path: tuple[str, ...] = (),
     demonstrations: int = 0,
     model_digest: str = "scripted",
+    key: Key = KEY,
 ) -> None:
     folder = workspace / "adapters" / name
     folder.mkdir(parents=True)
@@ -55,7 +56,7 @@ def add_expert(
     card = AdapterCard(
         id=name,
         task=task,
-        key=KEY,
+        key=key,
         description=description,
         model="tiny",
         model_digest=model_digest,
@@ -129,6 +130,55 @@ def test_experts_of_other_tasks_answer_only_for_a_task_without_any(
         assert sorted(one(con, detail)["experts"]) == ["cameras", "fillers", "wines"]
     with meld_duckdb.connect(expert_tasks="all") as con:
         assert sorted(ask(con)["experts"]) == ["cameras", "fillers", "wines"]
+
+
+@pytest.fixture
+def starter(tmp_path: Path) -> Path:
+    """A starter with experts of three tasks."""
+    folder = tmp_path / "starter"
+    for task in ("match", "impute", "detect_error"):
+        add_expert(folder, f"starter-{task}", f"{task} | any tables", task=task, key=ANY)
+    return folder
+
+
+def test_the_starter_answers_where_the_workspace_has_no_expert_of_a_task(
+    workspace: Path, starter: Path, backend: ScriptedBackend
+) -> None:
+    schemas = "SELECT meld_schema_match_detail('a', 'b', {'tier': 't2'})"
+    with meld_duckdb.connect(starter=str(starter)) as con:
+        assert ask(con)["experts"] == ["starter-match"]
+        assert one(con, schemas)["experts"] == []  # no expert of another task
+        add_expert(workspace, "wines", "match | chateau margaux wine title")
+        assert ask(con)["experts"] == ["wines"]
+        assert sorted(con.sql("SELECT expert, used, reason FROM meld.experts()").fetchall()) == [
+            ("starter-detect_error", False, "asked where a call wants tier 2"),
+            ("starter-impute", False, "asked where a call wants tier 2"),
+            ("wines", False, "not judged yet: meld train --stages experts"),
+        ]
+        # Nor does one of another task answer beside the workspace's own.
+        assert one(con, schemas)["experts"] == ["wines"]
+    with meld_duckdb.connect(starter=str(starter), expert_tasks="all") as con:
+        assert ask(con, WINE)["experts"] == ["wines"]
+    with meld_duckdb.connect(starter="none") as con:
+        impute = "SELECT meld_impute_detail({'a': 'x', 'b': NULL}, 'b', {'tier': 't2'})"
+        assert one(con, impute)["experts"] == ["wines"]
+
+
+def test_a_starter_of_another_model_is_not_missed(
+    workspace: Path, tmp_path: Path, backend: ScriptedBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = tmp_path / "other"
+    add_expert(other, "starter-match", "match | any tables", key=ANY, model_digest="another")
+    with meld_duckdb.connect(starter=str(other)) as con:
+        assert ask(con)["experts"] == []
+        assert con.sql("FROM meld.experts()").fetchall() == []
+    assert "another language model" not in caplog.text
+
+
+def test_a_starter_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with meld_duckdb.connect(starter=str(tmp_path / "gone")) as con:
+        with pytest.raises(duckdb.Error, match="expected 'built-in', 'none' or a directory"):
+            ask(con)
 
 
 def test_experts_weighed_by_relevance_are_merged_for_each_weighting(

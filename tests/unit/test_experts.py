@@ -25,7 +25,6 @@ from meld_duckdb.planner.expert_card import CARD, ExpertCard, expert_key, read_c
 from meld_duckdb.planner.experts import Expert, Experts, expert_loader, shortlisted
 from meld_duckdb.planner.plan import Planner
 from meld_duckdb.planner.save_expert import existing_expert, save_expert
-from meld_duckdb.planner.starter_experts import StarterExperts
 from meld_duckdb.records import make_record
 from meld_duckdb.tasks.base import Answer, Query
 from meld_duckdb.tasks.pairs import TextPair
@@ -93,12 +92,10 @@ def source(
     opinion: Opinion,
     notices: list[str] | None = None,
     labels: str = "",
-    starter: Path | None = None,
 ) -> Experts:
     told = [] if notices is None else notices
     return Experts(
         folder,
-        StarterExperts(starter, lambda: "the encoder", opinion.load, lambda task: bool(labels)),
         lambda: "the encoder",
         opinion.load,
         lambda task: labels,
@@ -229,9 +226,7 @@ def fail(*ignored: object) -> Any:
 
 
 def test_no_directory_of_experts_costs_nothing(tmp_path: Path) -> None:
-    experts = Experts(
-        tmp_path / "none", StarterExperts(None, fail, fail, fail), fail, fail, fail, fail
-    )
+    experts = Experts(tmp_path / "none", fail, fail, fail, fail)
     assert experts.find("match", pair(0.5), ()) is None and experts.own() == []
 
 

@@ -11,13 +11,17 @@ import duckdb
 import pytest
 
 import meld_duckdb
+from meld_duckdb.models import model_digest
 from meld_duckdb.planner import loaded
+from meld_duckdb.planner.adapter_card import AdapterCard
+from meld_duckdb.planner.expert_card import ANY
 from meld_duckdb.planner.session import Session
 from meld_duckdb.records import make_record
 from meld_duckdb.service import LocalService
 from meld_duckdb.settings import resolve
 from meld_duckdb.tasks.base import Query
 from meld_duckdb.train import mixture
+from meld_duckdb.train.install import install_adapter
 from meld_duckdb.train.lora import LoraSettings, train_adapter
 from meld_duckdb.train.mixture_settings import EXPERTS, MoeSettings
 from meld_duckdb.train.pipeline import Pipeline, TrainSettings
@@ -123,6 +127,22 @@ def test_labels_become_experts_router_and_gates(labelled: duckdb.DuckDBPyConnect
     assert {row[0] for row in listed} == set(cards)
 
 
+def install(adapters: Path, model: Path, rows: list[TrainingRow]) -> str:
+    """Put an adapter of matching into a starter; gives its name."""
+    weights = adapters.parent / "weights" / model.name
+    train_adapter(rows, model, weights, SETTINGS.lora)
+    card = AdapterCard(
+        id="starter-match",
+        task="match",
+        key=ANY,
+        description="match | any tables",
+        model="tiny",
+        model_digest=model_digest(model),
+        weights="",
+    )
+    return install_adapter(adapters, card, weights).id
+
+
 def test_the_first_adapter_of_a_task_begins_with_that_of_the_starter(
     labelled: duckdb.DuckDBPyConnection,
     model: Path,
@@ -138,17 +158,19 @@ def test_the_first_adapter_of_a_task_begins_with_that_of_the_starter(
         )
         for i, y in enumerate(["match", "mismatch"] * 4)
     ]
+    adapters = starter / "adapters"
+    adapters.mkdir(parents=True)
     monkeypatch.setenv("MELD_STARTER", str(starter))
-    train_adapter(rows, other, starter / "adapters" / "match", SETTINGS.lora)
+    install(adapters, other, rows)
     train(open_session())
     assert runs[0].out == "pretrain-match" and runs[0].start is None  # of another model
 
-    train_adapter(rows, model, starter / "adapters" / "match", SETTINGS.lora)
+    begin = install(adapters, model, rows)
     runs.clear()
     session = open_session()
     train(session)
     assert [(run.out, run.start) for run in runs[:2]] == [
-        ("pretrain-match", "match"),
+        ("pretrain-match", begin),
         ("0", "pretrain-match"),
     ]
     runs.clear()

@@ -75,6 +75,7 @@ class World:
             mixture=Mixture(
                 folder / "adapters",
                 folder / "router",
+                None,
                 MixtureSettings(),
                 model_digest=lambda: "scripted",
                 encoder_digest=lambda: "hashing",
