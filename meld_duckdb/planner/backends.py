@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from meld_duckdb.engine.adapters import CONFIG, read_config
+from meld_duckdb.engine.adapters import CONFIG, read_card, read_config
 from meld_duckdb.engine.backend import Backend
 from meld_duckdb.engine.counting import CountingBackend, model_positions
 from meld_duckdb.engine.openai import OpenAIBackend, openai_digest
@@ -14,7 +14,9 @@ from meld_duckdb.engine.openai_wire import Patience, is_loopback
 from meld_duckdb.engine.transformers import TransformersBackend, engine_digest
 from meld_duckdb.engine.vllm import VllmBackend, vllm_digest
 from meld_duckdb.errors import ArtefactError, ConfigError
+from meld_duckdb.models import model_digest
 from meld_duckdb.settings import Settings, read_key
+from meld_duckdb.starter import starter_adapters
 from meld_duckdb.workspace import Workspace
 
 
@@ -72,7 +74,7 @@ def _open_vllm(path: Path, settings: Settings) -> Backend:
         device=settings.device,
         batch_size=settings.engine_batch,
         max_prompt_tokens=settings.answer.max_prompt_tokens,
-        max_rank=largest_rank(settings),
+        max_rank=largest_rank(settings, path),
         most_adapters=settings.vllm_adapters,
         memory_percent=settings.vllm_memory_percent,
     )
@@ -117,18 +119,35 @@ def _asking(settings: Settings) -> str:
     return f"{said}: prompts with contents of rows leave this machine{safely}"
 
 
-def largest_rank(settings: Settings) -> int:
-    """Largest rank that adapters of the workspace have together; 0 where there is none."""
-    folder = Workspace(settings.workspace).adapters_path
+def largest_rank(settings: Settings, path: Path) -> int:
+    """Largest rank that adapters of the workspace have together, or one of the starter's alone.
+
+    Args:
+        settings: Names both.
+        path: The language model, which the starter may not belong to.
+
+    Returns:
+        The rank; 0 where there is no adapter.
+    """
+    ranks = _ranks(Workspace(settings.workspace).adapters_path)
+    most = max(settings.answer.experts, 1)
+    total = sum(sorted(ranks)[-most:])
+    starter = starter_adapters(settings.starter)
+    alone = [] if starter is None else _ranks(starter, model_digest(path))
+    total = max([total, *alone])
+    return min(total, settings.answer.merged_rank or total)
+
+
+def _ranks(folder: Path, base: str | None = None) -> list[int]:
+    """Ranks of the adapters in a directory; of those of one language model, if one is given."""
     ranks = []
     for config in folder.glob(f"*/{CONFIG}"):
         try:
-            ranks.append(int(read_config(config.parent).get("r", 0)))
+            if base is None or read_card(config.parent).get("base") == base:
+                ranks.append(int(read_config(config.parent).get("r", 0)))
         except (ArtefactError, TypeError, ValueError):  # said where it is used
             continue
-    most = max(settings.answer.experts, 1)
-    total = sum(sorted(ranks)[-most:])
-    return min(total, settings.answer.merged_rank or total)
+    return ranks
 
 
 BACKENDS = {

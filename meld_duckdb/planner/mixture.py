@@ -16,6 +16,7 @@ import numpy as np
 
 from meld_duckdb.engine.adapters import Adapter
 from meld_duckdb.engine.merge_store import MergeStore
+from meld_duckdb.errors import ArtefactError
 from meld_duckdb.planner.adapter_card import AdapterCard, read_adapter_card
 from meld_duckdb.planner.artefacts import Watched
 from meld_duckdb.planner.demonstrations import query_text
@@ -116,7 +117,7 @@ class Mixture:
         Raises:
             ArtefactCorrupt: A directory of an expert is damaged.
         """
-        return _usable(self._watched.get())
+        return self._usable(self._watched.get())
 
     @property
     def own(self) -> dict[str, AdapterCard]:
@@ -131,14 +132,15 @@ class Mixture:
 
     def starter(self, task: str) -> FilePath | None:
         """Directory of the starter's expert of a task, whether it answers or not; None for none."""
-        names = [n for n, card in self._watched.get().starter.items() if card.task == task]
+        known = self._watched.get().starter
+        names = [n for n, card in known.items() if card.task == task and self._has_model({n: card})]
         return self._starter / names[0] if self._starter is not None and names else None
 
     @property
     def digest(self) -> str:
         """Identity of all experts, router and settings; empty where there is no expert."""
         known = self._watched.get()
-        cards = _usable(known)
+        cards = self._usable(known)
         if not cards or not self.settings.k:
             return ""
         return digest(
@@ -151,7 +153,7 @@ class Mixture:
     def route(self, task: str, queries: Sequence[Query]) -> Sequence[Choice | None]:
         """Choose the experts of questions; None where there is none."""
         known = self._watched.get()
-        cards = _usable(known)
+        cards = self._usable(known)
         names = [name for name, fits in zip(cards, self._fitting(task, cards), strict=True) if fits]
         if not names or not self.settings.k or not queries:
             return [None] * len(queries)
@@ -209,6 +211,20 @@ class Mixture:
                 self._vectors = (key, np.asarray(self._encode(texts), dtype=np.float32))
             return self._vectors[1]
 
+    def _usable(self, known: _Known) -> dict[str, AdapterCard]:
+        """The workspace's experts, and the starter's of tasks that it has none of."""
+        tasks = {card.task for card in known.own.values()}
+        others = {n: card for n, card in known.starter.items() if card.task not in tasks}
+        return known.own | (others if others and self._has_model(others) else {})
+
+    def _has_model(self, starter: Mapping[str, AdapterCard]) -> bool:
+        """Whether the starter belongs to the language model; nobody misses it where it does not."""
+        try:
+            digest_here = self._model_digest()
+        except ArtefactError:  # the model may be pulled later
+            return False
+        return all(card.model_digest == digest_here for card in starter.values())
+
     def _fitting(self, task: str, cards: Mapping[str, AdapterCard]) -> list[bool]:
         """Whether each expert may answer questions of a task."""
         own = self.settings.tasks == "own" and any(c.task == task for c in cards.values())
@@ -236,9 +252,7 @@ class Mixture:
         found: dict[str, AdapterCard] = {}
         for name in names:
             card = read_adapter_card(folder / name)
-            if card.model_digest != self._model_digest():
-                if card.key == ANY:  # nobody misses it
-                    continue
+            if card.key != ANY and card.model_digest != self._model_digest():
                 self._tell(
                     f"the expert {name} belongs to another language model ({card.model}) and is "
                     "not used: meld train --stages experts"
@@ -251,12 +265,6 @@ class Mixture:
         if line not in self._told:
             self._told.add(line)
             self._notice(line)
-
-
-def _usable(known: _Known) -> dict[str, AdapterCard]:
-    """The workspace's experts, and the starter's of tasks that it has none of."""
-    tasks = {card.task for card in known.own.values()}
-    return {n: c for n, c in known.starter.items() if c.task not in tasks} | known.own
 
 
 def routed_text(task: str, query: Query) -> str:

@@ -96,7 +96,7 @@ class Session(Loaded):
         self.mixture = self.mixture_class(
             self._workspace.adapters_path,
             self._workspace.router_path,
-            starter_adapters(settings.starter),
+            None if settings.backend == "openai" else starter_adapters(settings.starter),
             MixtureSettings(
                 answer.experts,
                 answer.expert_weights,

@@ -13,13 +13,15 @@ import pytest
 
 import meld_duckdb
 from meld_duckdb.engine.adapters import files_digest, lora_config, write_adapter
+from meld_duckdb.errors import ArtefactMissing
 from meld_duckdb.features.stack import Stack
 from meld_duckdb.planner.adapter_card import CARD, AdapterCard
 from meld_duckdb.planner.expert_card import ANY, Key, expert_key
 from meld_duckdb.planner.gate import Gate, gate_json, gate_name
+from meld_duckdb.planner.mixture import Mixture, MixtureSettings
 from meld_duckdb.records import make_record
 from meld_duckdb.tasks.base import Query
-from tests.scripted import ScriptedBackend
+from tests.scripted import HashingEncoder, ScriptedBackend
 from tests.sql.query import one
 
 PAIR = "{'title': 'canon eos camera'}, {'title': 'canon eos camera body'}"
@@ -173,6 +175,33 @@ def test_a_starter_of_another_model_is_not_missed(
         assert ask(con)["experts"] == []
         assert con.sql("FROM meld.experts()").fetchall() == []
     assert "another language model" not in caplog.text
+
+
+def test_a_starter_waits_for_its_model(tmp_path: Path, starter: Path) -> None:
+    missing = ["no language model yet"]
+
+    def digest() -> str:
+        if missing:
+            raise ArtefactMissing("no language model", hint="pull one")
+        return "scripted"
+
+    mixture = Mixture(
+        tmp_path / "adapters",
+        tmp_path / "router",
+        starter / "adapters",
+        MixtureSettings(),
+        model_digest=digest,
+        encoder_digest=lambda: "hashing",
+        encode=HashingEncoder().encode,
+        notice=print,
+    )
+    query = Query((make_record({"title": "x"}), make_record({"title": "y"})))
+    assert mixture.cards == {} and mixture.digest == "" and mixture.starter("match") is None
+    assert mixture.route("match", [query]) == [None]
+    missing.clear()
+    [choice] = mixture.route("match", [query])
+    assert choice is not None and choice.experts == ("starter-match",)
+    assert mixture.starter("match") == starter / "adapters" / "starter-match"
 
 
 def test_a_starter_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from meld_duckdb.engine.sizing import (
     model_need,
 )
 from meld_duckdb.errors import ArtefactCorrupt, ArtefactMissing, EngineUnavailable
+from meld_duckdb.models import model_digest
 from meld_duckdb.planner.backends import BACKENDS, largest_rank
 from meld_duckdb.settings import resolve
 from tests.unit.tiny_llama import save_tiny_llama
@@ -81,17 +82,26 @@ def test_this_machine_has_memory() -> None:
 
 
 def test_places_for_adapters_are_those_the_workspace_needs(tmp_path: Path) -> None:
-    settings, _ = resolve({"workspace": tmp_path}, {})
-    assert largest_rank(settings) == 0
+    model = save_tiny_llama(tmp_path / "model")
+    starter = tmp_path / "starter"
+    starter.mkdir()
+    settings, _ = resolve({"workspace": tmp_path, "starter": str(starter)}, {})
+    assert largest_rank(settings, model) == 0
+    for name, rank, base in (("a", 6, model_digest(model)), ("b", 64, "another model")):
+        folder = starter / "adapters" / name
+        folder.mkdir(parents=True)
+        (folder / "adapter_config.json").write_text(json.dumps({"r": rank}))
+        (folder / "card.json").write_text(json.dumps({"base": base}))
+    assert largest_rank(settings, model) == 6  # of another model's starter nothing is asked
     for name, rank in {"a": 4, "b": 8, "c": 16, "d": 8, "damaged": None}.items():
         folder = tmp_path / "adapters" / name
         folder.mkdir(parents=True)
         text = "{" if rank is None else json.dumps({"r": rank})
         (folder / "adapter_config.json").write_text(text)
-    assert largest_rank(settings) == 32  # three experts are merged
+    assert largest_rank(settings, model) == 32  # three experts are merged
     for merged, expected in ((16, 16), (64, 32)):
         answer = replace(settings.answer, merged_rank=merged)
-        assert largest_rank(replace(settings, answer=answer)) == expected
+        assert largest_rank(replace(settings, answer=answer), model) == expected
 
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vllm is installed")
