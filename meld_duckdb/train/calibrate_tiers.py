@@ -4,14 +4,16 @@
         [--out FILE]
 
 On labelled rows of training or validation splits (never test) that tier 0 is unsure of, both tiers
-answer the same questions. The model is used for a task only if it is right more often there, for
-a task with two answers only if its F1 is higher, with 95 % bootstrap confidence. Entries of other
-models in the file are kept.
+answer the same questions. The model answers with the starter's expert of the task, if there is one
+for it, which learned from none of the rows. The model is used for a task only if it is right more
+often there, for a task with two answers only if its F1 is higher, with 95 % bootstrap confidence.
+Entries of other models in the file are kept.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import logging
 import random
@@ -28,16 +30,31 @@ from meld_duckdb.planner.session import Session
 from meld_duckdb.settings import DEFAULT_MODEL, resolve
 from meld_duckdb.tasks import ASKED
 from meld_duckdb.train.calibration import SEED, write_json
+from meld_duckdb.train.cross_dataset import DrawSettings, left_out_rows
+from meld_duckdb.train.starter_stages import DRAWN
 from meld_duckdb.train.training_rows import SOURCES, Labelled, receiving_rows
 
 _LOG = logging.getLogger(__name__)
 
+
+def unlearned(data: Path, task: str) -> list[list[Labelled]]:
+    """Questions that the starter's expert of a task has not learned from, a list per data set."""
+    drawn = DRAWN[task]
+    rows = left_out_rows(data, task, drawn.leave_out, DrawSettings(quota=drawn.quota), _ALL)
+    sets: dict[str, list[Labelled]] = {}
+    for row in rows:
+        sets.setdefault(row.origin, []).append((row.query, row.answer))
+    return list(sets.values())
+
+
 MEASURED: dict[str, Callable[[Path], Iterable[list[Labelled]]]] = {
-    **SOURCES,
+    **{task: functools.partial(unlearned, task=task) for task in SOURCES},
     "kcmf_schema_match": receiving_rows,
     "kcmf_entity_match": SOURCES["match"],
 }
 """Every task to the function that reads its questions, a list per data set."""
+
+_ALL = 1_000_000
 
 ROWS = 120
 """Questions asked per task."""
@@ -61,7 +78,7 @@ def measure(
     first = np.array([a == y for a, (_, y) in zip(tier0, chosen, strict=True)], dtype=float)
     second = np.array([said[q.digest].value == y for q, y in chosen], dtype=float)
     reason = (
-        f"on {len(chosen)} training rows that tier 0 was unsure of, tier 0 was right on "
+        f"on {len(chosen)} labelled rows that tier 0 was unsure of, tier 0 was right on "
         f"{first.mean():.0%} and this model on {second.mean():.0%}"
     )
     entry = {
