@@ -14,7 +14,7 @@ from pathlib import Path as FilePath
 
 import numpy as np
 
-from meld_duckdb.engine.adapters import Adapter
+from meld_duckdb.engine.adapters import Adapter, open_adapter
 from meld_duckdb.engine.merge_store import MergeStore
 from meld_duckdb.errors import ArtefactError
 from meld_duckdb.planner.adapter_card import AdapterCard, read_adapter_card
@@ -185,7 +185,10 @@ class Mixture:
         return list(found.values())
 
     def adapter(self, choice: Choice) -> Adapter:
-        """The merged adapter of the chosen experts."""
+        """The merged adapter of the chosen experts; the starter's as it lies."""
+        [name, *others] = choice.experts
+        if not others and name not in self.own:
+            return open_adapter(self.folder(name))
         parts = [
             (self.folder(name), weight)
             for name, weight in zip(choice.experts, choice.weights, strict=True)

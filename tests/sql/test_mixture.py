@@ -149,6 +149,7 @@ def test_the_starter_answers_where_the_workspace_has_no_expert_of_a_task(
     schemas = "SELECT meld_schema_match_detail('a', 'b', {'tier': 't2'})"
     with meld_duckdb.connect(starter=str(starter)) as con:
         assert ask(con)["experts"] == ["starter-match"]
+        assert not (workspace / "adapters").exists()  # nothing is merged, so nothing is written
         assert one(con, schemas)["experts"] == []  # no expert of another task
         add_expert(workspace, "wines", "match | chateau margaux wine title")
         assert ask(con)["experts"] == ["wines"]
