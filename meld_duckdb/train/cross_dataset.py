@@ -21,7 +21,7 @@ from meld_duckdb.train import calibrate_schema_match
 from meld_duckdb.train.calibrate_match import held_out_sets, read_columns, read_table
 from meld_duckdb.train.calibration import read_rows
 from meld_duckdb.train.rows import TrainingRow
-from meld_duckdb.train.training_rows import SOURCES, Labelled
+from meld_duckdb.train.training_rows import SOURCES, Labelled, pair_query
 
 MATCH_SETS = (
     "abt_buy",
@@ -99,8 +99,8 @@ def left_out_rows(
     Args:
         data: Directory of the benchmark data.
         task: Name of the task.
-        leave_out: The data sets that were left out; none to take rows of the same data sets that
-            were not drawn.
+        leave_out: The data sets that were left out; none to take rows of the same data sets whose
+            first record was not drawn.
         settings: What was drawn.
         most: Rows, at most.
     """
@@ -110,8 +110,12 @@ def left_out_rows(
             continue
         ordered = _in_order(name, labelled, settings.seed)
         if not leave_out:
-            learned = {query.digest for query, _ in _draw(ordered, task, settings)}
-            ordered = [row for row in ordered if row[0].digest not in learned]
+            learned = {
+                query.records[0].digest
+                for query, _ in _draw(ordered, task, settings)
+                if query.records
+            }
+            ordered = [row for row in ordered if row[0].records[0].digest not in learned]
         quota = most // max(1, len(leave_out))
         drawn = _draw(ordered, task, replace(settings, quota=quota))
         found += [TrainingRow(task, q, a, f"data set:{name}") for q, a in drawn]
@@ -125,7 +129,7 @@ def match_pairs(data: Path, name: str, split: str) -> list[Labelled]:
     at_right, right = read_table(folder, "tableB")
     columns = read_columns(folder, split)
     return [
-        (Query((left[at_left[a]], right[at_right[b]])), "match" if int(y) else "mismatch")
+        (pair_query(left[at_left[a]], right[at_right[b]]), "match" if int(y) else "mismatch")
         for a, b, y in zip(
             columns["ltable_id"], columns["rtable_id"], columns["label"], strict=True
         )
@@ -148,7 +152,7 @@ def _schema_sources(data: Path, leave_out: frozenset[str]) -> Iterator[tuple[str
             name,
             [
                 (
-                    Query(tuple(calibrate_schema_match.column_record(r, side) for side in sides)),
+                    pair_query(*(calibrate_schema_match.column_record(r, side) for side in sides)),
                     "match" if int(r["label"]) else "mismatch",
                 )
                 for r in rows

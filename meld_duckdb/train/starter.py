@@ -15,18 +15,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from meld_duckdb import starter
+from meld_duckdb import safe_json, starter
 from meld_duckdb.errors import MeldError
 from meld_duckdb.locks import FileLock
 from meld_duckdb.models import locate
 from meld_duckdb.settings import DEFAULT_MODEL, default_model_dir
 from meld_duckdb.starter import ADAPTERS
-from meld_duckdb.train.stages import clear_half_written, read_stages, run_stage
+from meld_duckdb.train.stages import clear_half_written, run_stage
 from meld_duckdb.train.starter_stages import DRAWN, StarterExpert, StarterSettings
 from meld_duckdb.workspace import open_workspace, write_atomic
 
 REPORT = "starter.json"
-"""What the experts were trained on, how and for how long."""
+"""How the expert of each task was trained, on what and for how long, and what it is worth."""
 
 
 def train_starter(
@@ -43,39 +43,36 @@ def train_starter(
         keep: Workspace of the stages.
         out: Directory that gets ``adapters/`` and ``starter.json``.
         model: Name or path of the language model.
-        tasks: Their tasks.
+        tasks: Their tasks; experts of others stay as they are.
 
     Raises:
         ArtefactMissing: Data or language model are not there.
     """
     workspace = open_workspace(keep)
-    path = locate(model, default_model_dir(), "language model")
+    located = locate(model, default_model_dir(), "language model")
     settings = StarterSettings(drawn={task: DRAWN[task] for task in tasks})
     folder = workspace.path / "train" / "starter"
     experts = [
-        StarterExpert(task, data, (model, path), folder, settings, _say) for task in settings.drawn
+        StarterExpert(task, data, (model, located), folder, settings, _say)
+        for task in settings.drawn
     ]
     with FileLock(workspace.path / "train.lock", "which trains", _say).hold():
-        clear_half_written(folder, out / ADAPTERS)
+        clear_half_written(out / ADAPTERS)
         lock = FileLock(workspace.write_lock_path, "which writes", _say)
         done = [run_stage(workspace, lock, expert.stage, _say) for expert in experts]
         for expert, finished in zip(experts, done, strict=True):
             expert.install(out / ADAPTERS, finished.metrics)
-    stages = read_stages(workspace)
-    report = {
-        "made_by": "make starter",
-        "language_model": model,
-        "settings": {
+    path = out / REPORT
+    report = safe_json.read(path) if path.is_file() else {}
+    for finished in done:
+        report[finished.name] = {
+            "language_model": model,
             "lora": str(settings.lora),
-            "drawn": {task: str(drawn) for task, drawn in settings.drawn.items()},
-            "judged": settings.judged,
             "seed": settings.seed,
-        },
-        "stages": {
-            s.name: {"seconds": stages[s.name]["seconds"], "metrics": dict(s.metrics)} for s in done
-        },
-    }
-    write_atomic(out / REPORT, json.dumps(report, indent=1) + "\n")
+            "seconds": finished.seconds,
+            **finished.metrics,
+        }
+    write_atomic(path, json.dumps(dict(sorted(report.items())), indent=1) + "\n")
 
 
 def _say(line: str) -> None:
@@ -89,7 +86,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, default=Path("build/starter"))
     parser.add_argument("--out", type=Path, default=Path(starter.__file__).parent)
     parser.add_argument("--model", default=DEFAULT_MODEL)
-    parser.add_argument("--task", nargs="*", choices=list(DRAWN), default=list(DRAWN))
+    parser.add_argument("--task", nargs="+", choices=list(DRAWN), default=list(DRAWN))
     given = parser.parse_args()
     try:
         train_starter(given.data, given.keep, given.out, given.model, given.task)

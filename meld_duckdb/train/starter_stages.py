@@ -26,6 +26,7 @@ from meld_duckdb.models import model_digest
 from meld_duckdb.planner.adapter_card import AdapterCard
 from meld_duckdb.planner.expert_card import ANY
 from meld_duckdb.records import digest
+from meld_duckdb.settings import AnswerSettings
 from meld_duckdb.tasks import TASKS
 from meld_duckdb.train.asking import ask, score_of
 from meld_duckdb.train.calibrate_match import auc
@@ -44,7 +45,7 @@ class Drawn:
 
     Attributes:
         quota: Rows that are learned from, of a data set.
-        leave_out: Data sets that are judged by instead; without one, other rows of the same sets.
+        leave_out: Data sets that are judged by instead; none for other records of the same sets.
     """
 
     quota: int
@@ -53,14 +54,14 @@ class Drawn:
 
 DRAWN: Mapping[str, Drawn] = {
     "match": Drawn(400, ("abt_buy",)),
-    "schema_match": Drawn(240, ("synthea",)),
-    "detect_error": Drawn(160, ("detect_error-3",)),
-    "impute": Drawn(160, ("impute-1", "impute-2")),
-    "repair": Drawn(160, ("repair-3",)),
-    "annotate_column": Drawn(240, ("annotate_column-2",)),
-    "extract_relation": Drawn(480),
-    "link_entity": Drawn(280),
-    "extract_attribute": Drawn(480),
+    "schema_match": Drawn(160, ("synthea",)),
+    "detect_error": Drawn(120, ("detect_error-3",)),
+    "impute": Drawn(90, ("impute-0",)),
+    "repair": Drawn(120, ("repair-3",)),
+    "annotate_column": Drawn(160, ("annotate_column-2",)),
+    "extract_relation": Drawn(360),
+    "link_entity": Drawn(240),
+    "extract_attribute": Drawn(360),
 }
 """The tasks of the starter."""
 
@@ -118,7 +119,8 @@ class StarterExpert:
         self._rows = cross_dataset_rows(data, task, self._left_out, draw)
         self._judged = left_out_rows(data, task, self._left_out, draw, settings.judged)
         self._read = digest(*(row.digest for row in (*self._rows, *self._judged)))
-        self._inputs = (self._read, self._digest, repr(settings.lora))
+        drawn = repr(settings.drawn[task])
+        self._inputs = (self._read, self._digest, drawn, repr(settings.lora))
         self._trained = folder / f"{task}-{digest(*self._inputs)[:8]}"
 
     @property
@@ -176,7 +178,7 @@ class StarterExpert:
         labels = TASKS[self.task].labels
         found: dict[str, float] = {}
         for who, adapter in (("model", None), ("expert", open_adapter(self._trained))):
-            said = ask(backend, self.task, queries, self._settings.lora.max_chars, adapter)
+            said = ask(backend, self.task, queries, AnswerSettings().max_record_chars, adapter)
             score, likely = score_of(self._judged, said, None if labels is None else labels[0])
             found |= {f"{who}_score": round(score, 4), f"{who}_log_loss": round(-likely, 4)}
             if labels is not None:

@@ -28,7 +28,7 @@ def match_rows(data: Path) -> Iterator[list[Labelled]]:
         at_right, right = read_table(folder, "tableB")
         split = read_columns(folder, "valid")
         yield [
-            (_pair(left[at_left[a]], right[at_right[b]]), "match" if int(y) else "mismatch")
+            (pair_query(left[at_left[a]], right[at_right[b]]), "match" if int(y) else "mismatch")
             for a, b, y in zip(split["ltable_id"], split["rtable_id"], split["label"], strict=True)
         ]
 
@@ -39,7 +39,9 @@ def schema_match_rows(data: Path) -> Iterator[list[Labelled]]:
         rows = read_rows(data / "SM" / name / "pairs.parquet", split="valid")
         yield [
             (
-                _pair(*(calibrate_schema_match.column_record(r, s) for s in ("source", "target"))),
+                pair_query(
+                    *(calibrate_schema_match.column_record(r, s) for s in ("source", "target"))
+                ),
                 "match" if int(r["label"]) else "mismatch",
             )
             for r in rows
@@ -203,7 +205,8 @@ SOURCES: dict[str, Callable[[Path], Iterator[list[Labelled]]]] = {
 """Every task to the function that reads its questions, a list per data set."""
 
 
-def _pair(left: Record, right: Record) -> Query:
+def pair_query(left: Record, right: Record) -> Query:
+    """The question about two records, in the order in which statements ask it."""
     return Query(tuple(sorted((left, right), key=lambda r: r.digest)))
 
 
