@@ -147,8 +147,8 @@ class Settings:
         max_calls: Prompts a language model may be asked in a statement; 0 for any number.
         max_seconds: Seconds that functions of a statement may take; 0 for any time.
         max_pairs: Table functions refuse to compare more pairs than this.
-        starter: Where the experts for tables without labels are: ``"built-in"``, ``"none"``, or a
-            directory like that of the package.
+        starter: Where the experts for tasks that the workspace has none of are:
+            ``"built-in"``, ``"none"``, or a directory like that of the package.
         remote: Services that keywords may be sent to, such as ``"wikidata,snomed"``; ``"none"``.
         remote_contact: Address told to these services, which may block clients that tell none.
         wikidata_url: The API that finds an entity of Wikidata by its name.

@@ -282,9 +282,9 @@ def identity(session: Session) -> str:
     return digest(
         meld_duckdb.__version__,
         settings.backend,
-        settings.starter,
         *(str(getattr(settings.answer, name)) for name in AnswerSettings.__slots__),
         *(session.demonstrator.digest(task) for task in ASKED),
+        *(session.mixture.digest(task) for task in ASKED),
         *(f"{table.name} {table.digest}" for table in session.catalogue.tables()),
         *(f"{p.relative_to(workspace.path)} {s.st_size} {s.st_mtime_ns}" for p, s in facts),
     )

@@ -132,10 +132,10 @@ def largest_rank(settings: Settings, path: Path) -> int:
     ranks = _ranks(Workspace(settings.workspace).adapters_path)
     most = max(settings.answer.experts, 1)
     total = sum(sorted(ranks)[-most:])
-    starter = starter_adapters(settings.starter)
+    total = min(total, settings.answer.merged_rank or total)
+    starter = starter_adapters(settings.starter) if settings.answer.experts else None
     alone = [] if starter is None else _ranks(starter, model_digest(path))
-    total = max([total, *alone])
-    return min(total, settings.answer.merged_rank or total)
+    return max([total, *alone])
 
 
 def _ranks(folder: Path, base: str | None = None) -> list[int]:

@@ -2,7 +2,8 @@
 
 ``calibration/tiers.json`` records, for the base models measured, whether tier 2 (the language
 model) adds to tier 0 on training rows. A tier that does not help is not paid for, and the entry
-says why. A base model without an entry is asked about the rows tier 0 is unsure of. An entry may
+says why. A base model without an entry is asked about the rows tier 0 is unsure of. An entry says
+whether the model answered with an expert of the starter (``adapted``), and may
 also say whether labels of other tables help as demonstrations (``demonstrations_across_tables``).
 Whether tier 1 helps, each expert's own card says (`expert_card`).
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -59,13 +61,17 @@ class Policy:
         return self.low < tentative.probability < self.high
 
 
-def choose_policy(task: str, model: str, options: Options) -> Policy:
+def choose_policy(
+    task: str, model: str, options: Options, adapted: Callable[[], bool] = lambda: True
+) -> Policy:
     """Choose the policy of one call.
 
     Args:
         task: Name of the task.
         model: Base model as in the settings.
         options: Options of the call; ``tier`` overrides the calibration.
+        adapted: Tells whether the model would answer with an expert; what was measured with one
+            says nothing of the model alone.
     """
     if options.tier == "t0":
         return Policy(False, 0.0, 1.0, "option tier is 't0'", "never")
@@ -76,9 +82,12 @@ def choose_policy(task: str, model: str, options: Options) -> Policy:
     entry = _measured().get(task, {}).get(model)
     if entry is None:
         return Policy(True, *UNSURE, f"base model {model!r} was not measured")
-    if not entry["use"]:
-        return Policy(False, 0.0, 1.0, str(entry["reason"]))
-    return Policy(True, float(entry["low"]), float(entry["high"]), str(entry["reason"]))
+    use, reason = bool(entry["use"]), str(entry["reason"])
+    if use and entry.get("adapted") and not adapted():
+        use, reason = False, "it was measured with an expert, and there is none here"
+    if not use:
+        return Policy(False, 0.0, 1.0, reason)
+    return Policy(True, float(entry["low"]), float(entry["high"]), reason)
 
 
 def demonstrations_across_tables(task: str, model: str) -> bool:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from meld_duckdb import safe_json
+from meld_duckdb.planner.cascade import choose_policy
 from meld_duckdb.planner.expert_card import ANY, Key
-from meld_duckdb.planner.gate import Gate
+from meld_duckdb.planner.options import Options
 from meld_duckdb.planner.session import Session
 
 _UNJUDGED = "not judged yet: meld train --stages experts"
-_STARTER = "asked where a call wants tier 2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +77,10 @@ def list_experts(session: Session) -> list[ExpertLine]:
         )
     for adapter in session.mixture.cards.values():
         gate = session.gates.find(adapter.task, adapter.key)
+        used, reason = gate is not None and gate.use, _UNJUDGED if gate is None else gate.reason
+        if adapter.key == ANY:
+            policy = choose_policy(adapter.task, session.settings.answer.model, Options())
+            used, reason = policy.engine, policy.reason
         figures = dict(adapter.metrics) | ({} if gate is None else gate.metrics)
         lines.append(
             ExpertLine(
@@ -84,8 +88,8 @@ def list_experts(session: Session) -> list[ExpertLine]:
                 tier=2,
                 task=adapter.task,
                 trained_for=named(adapter.key),
-                used=gate is not None and gate.use,
-                reason=_why(adapter.key, gate),
+                used=used,
+                reason=reason,
                 rows=sum(adapter.rows.values()),
                 metrics={name: float(value) for name, value in figures.items()},
                 path=list(adapter.path),
@@ -95,12 +99,6 @@ def list_experts(session: Session) -> list[ExpertLine]:
             )
         )
     return lines
-
-
-def _why(key: Key, gate: Gate | None) -> str:
-    if gate is not None:
-        return gate.reason
-    return _STARTER if key == ANY else _UNJUDGED
 
 
 def _namer(session: Session) -> Callable[[Key], str]:

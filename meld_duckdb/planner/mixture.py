@@ -136,11 +136,10 @@ class Mixture:
         names = [n for n, card in known.items() if card.task == task and self._has_model({n: card})]
         return self._starter / names[0] if self._starter is not None and names else None
 
-    @property
-    def digest(self) -> str:
-        """Identity of all experts, router and settings; empty where there is no expert."""
+    def digest(self, task: str) -> str:
+        """Identity of a task's experts, router and settings; empty where it has no expert."""
         known = self._watched.get()
-        cards = self._usable(known)
+        cards = self._fitting(task, self._usable(known))
         if not cards or not self.settings.k:
             return ""
         return digest(
@@ -153,14 +152,14 @@ class Mixture:
     def route(self, task: str, queries: Sequence[Query]) -> Sequence[Choice | None]:
         """Choose the experts of questions; None where there is none."""
         known = self._watched.get()
-        cards = self._usable(known)
-        names = [name for name, fits in zip(cards, self._fitting(task, cards), strict=True) if fits]
+        cards = self._fitting(task, self._usable(known))
+        names = list(cards)
         if not names or not self.settings.k or not queries:
             return [None] * len(queries)
         if len(names) == 1:  # nothing to choose from, so nothing is encoded
             return [Choice((names[0],), (1.0,), (1.0,))] * len(queries)
         questions = self._encode([routed_text(task, query) for query in queries])
-        experts = self._expert_vectors(cards)[[list(cards).index(name) for name in names]]
+        experts = self._expert_vectors(cards)
         settings = self.settings
         relevance = known.router.relevance(questions, experts, names)
         likeness = unit(experts) @ unit(experts).T if settings.diversity else None
@@ -197,13 +196,12 @@ class Mixture:
 
     def path(self, task: str, choice: Choice) -> Path:
         """The meta-path of the most relevant chosen expert of a task; empty without one."""
-        cards = self.cards
-        own = (cards[name] for name in choice.experts if name in cards)
-        return next((card.path for card in own if card.task == task), ())
+        own = (self._watched.get().own.get(name) for name in choice.experts)
+        return next((card.path for card in own if card is not None and card.task == task), ())
 
     def demonstrations(self, choice: Choice) -> int:
         """Labels that the most relevant chosen expert was shown with a question in training."""
-        card = self.cards.get(choice.experts[0])
+        card = self._watched.get().own.get(choice.experts[0])
         return 0 if card is None else card.demonstrations
 
     def _expert_vectors(self, cards: Mapping[str, AdapterCard]) -> Vectors:
@@ -228,10 +226,10 @@ class Mixture:
             return False
         return all(card.model_digest == digest_here for card in starter.values())
 
-    def _fitting(self, task: str, cards: Mapping[str, AdapterCard]) -> list[bool]:
-        """Whether each expert may answer questions of a task."""
+    def _fitting(self, task: str, cards: Mapping[str, AdapterCard]) -> dict[str, AdapterCard]:
+        """The experts that may answer questions of a task."""
         own = self.settings.tasks == "own" and any(c.task == task for c in cards.values())
-        return [c.task == task or not (own or c.key == ANY) for c in cards.values()]
+        return {n: c for n, c in cards.items() if c.task == task or not (own or c.key == ANY)}
 
     def _read(self) -> _Known:
         router = read_router(self._router_folder)
@@ -241,21 +239,26 @@ class Mixture:
                 "meld train --stages experts"
             )
             router = Router()
-        starter = {} if self._starter is None else self._read_cards(self._starter)
-        return _Known(self._read_cards(self._folder), starter, router)
+        starter = {} if self._starter is None else self._read_starter(self._starter)
+        return _Known(self._read_own(), starter, router)
 
-    def _read_cards(self, folder: FilePath) -> dict[str, AdapterCard]:
-        if not folder.is_dir():
-            return {}
-        names = sorted(
-            f.name
-            for f in folder.iterdir()
-            if f.is_dir() and f.name[0] not in "._" and f.name != MERGED
-        )
+    def _read_starter(self, folder: FilePath) -> dict[str, AdapterCard]:
         found: dict[str, AdapterCard] = {}
-        for name in names:
-            card = read_adapter_card(folder / name)
-            if card.key != ANY and card.model_digest != self._model_digest():
+        for name in _names(folder):
+            try:
+                card = read_adapter_card(folder / name)
+            except ArtefactError as error:  # it does not take the workspace's own with it
+                self._tell(f"an expert of the starter is not used: {error.what}")
+                continue
+            if card.key == ANY:
+                found[name] = card
+        return found
+
+    def _read_own(self) -> dict[str, AdapterCard]:
+        found: dict[str, AdapterCard] = {}
+        for name in _names(self._folder):
+            card = read_adapter_card(self._folder / name)
+            if card.model_digest != self._model_digest():
                 self._tell(
                     f"the expert {name} belongs to another language model ({card.model}) and is "
                     "not used: meld train --stages experts"
@@ -268,6 +271,14 @@ class Mixture:
         if line not in self._told:
             self._told.add(line)
             self._notice(line)
+
+
+def _names(folder: FilePath) -> list[str]:
+    """Names of the adapters in a directory, in order; none where there is no directory."""
+    if not folder.is_dir():
+        return []
+    found = (f.name for f in folder.iterdir() if f.is_dir())
+    return sorted(name for name in found if name[0] not in "._" and name != MERGED)
 
 
 def routed_text(task: str, query: Query) -> str:

@@ -19,7 +19,7 @@ from meld_duckdb.planner.ask_engine import ask_engine
 from meld_duckdb.planner.ask_expert import ask_expert, choose_experts
 from meld_duckdb.planner.batch import Batch, Resources, Step, keep
 from meld_duckdb.planner.budget import is_over, limited, settle_late
-from meld_duckdb.planner.cascade import choose_policy
+from meld_duckdb.planner.cascade import Policy, choose_policy
 from meld_duckdb.planner.expert_card import expert_key
 from meld_duckdb.planner.finish import NOTHING, finish
 from meld_duckdb.planner.flights import InFlight, Turn, Yielding, letting_others, pausing
@@ -76,9 +76,15 @@ class Planner:
         cache = self._resources.cache
         return cache is not None and bool(cache.get([key]))
 
+    def _policy(self, task: str, options: Options) -> Policy:
+        own = self._resources
+        return choose_policy(
+            task, own.settings.model, options, lambda: bool(own.mixture.digest(task))
+        )
+
     def identity(self, task: Task, query: Query, context: Context, options: Options) -> str:
         """Everything besides a question and its tables that can change its answer."""
-        policy = choose_policy(task.name, self._resources.settings.model, options)
+        policy = self._policy(task.name, options)
         batch = choose_experts(Batch(task, options, policy, (query,), (context,)), self._resources)
         experts = (expert.digest for expert in batch.experts if expert is not None)
         return digest(_shared_key(batch, self._resources), *experts)
@@ -141,7 +147,7 @@ class Planner:
         contexts: Sequence[Context] | None,
     ) -> Iterator[Batch]:
         """Cut queries into parts that go through the steps at once."""
-        policy = choose_policy(task.name, self._resources.settings.model, options)
+        policy = self._policy(task.name, options)
         for start in range(0, len(queries), PART):
             interrupt.check()
             part = tuple(queries[start : start + PART])
@@ -229,7 +235,7 @@ def look_up_cache(batch: Batch, resources: Resources) -> Batch:
             query.digest,
             *context,
             *((expert.digest,) if expert is not None else ()),
-            *_gate_key(gate, resources),
+            *_gate_key(gate, batch.task.name, resources),
         )
         for query, context, expert, gate in zip(
             batch.queries, batch.contexts, batch.experts, batch.gates, strict=True
@@ -255,14 +261,14 @@ def choose_gates(batch: Batch, resources: Resources) -> Batch:
     return replace(batch, gates=tuple(found))
 
 
-def _gate_key(gate: Gate | None, resources: Resources) -> tuple[str, ...]:
+def _gate_key(gate: Gate | None, task: str, resources: Resources) -> tuple[str, ...]:
     if gate is None:
         return ()
-    return (gate.digest, *(_engine_key(resources) if gate.use else ()))
+    return (gate.digest, *(_engine_key(task, resources) if gate.use else ()))
 
 
-def _engine_key(resources: Resources, *, adapted: bool = True) -> tuple[str, ...]:
-    mixture = resources.mixture.digest if adapted else ""
+def _engine_key(task: str, resources: Resources) -> tuple[str, ...]:
+    mixture = resources.mixture.digest(task)
     return (resources.backend_digest(), mixture) if mixture else (resources.backend_digest(),)
 
 
@@ -286,8 +292,11 @@ def _shared_key(batch: Batch, resources: Resources) -> str:
     labels = "".join(
         resources.demonstrator.digest(name) for name in (batch.task.name, *scorer.label_tasks)
     )
-    voted = isinstance(batch.task, KcmfTask)  # no adapter has a part in it
-    engine = _engine_key(resources, adapted=not voted) if policy.engine else ()
+    engine: tuple[str, ...] = ()
+    if policy.engine and isinstance(batch.task, KcmfTask):  # no adapter has a part in it
+        engine = (resources.backend_digest(),)
+    elif policy.engine:
+        engine = _engine_key(batch.task.name, resources)
     return digest(
         batch.task.name,
         str(batch.task.version),

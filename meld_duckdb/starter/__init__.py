@@ -1,4 +1,4 @@
-"""The starter: experts that every installation has, for tables nobody has labelled yet.
+"""The starter: experts that every installation has, for tasks that a workspace has none of yet.
 
 ``adapters/`` holds one directory per task, an adapter of the language model with its card, as in a
 workspace; ``starter.json`` says what they were trained on, for how long, and what they are worth.

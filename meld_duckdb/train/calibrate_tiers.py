@@ -28,7 +28,10 @@ from meld_duckdb.planner.cascade import UNSURE
 from meld_duckdb.planner.options import Options
 from meld_duckdb.planner.session import Session
 from meld_duckdb.settings import DEFAULT_MODEL, resolve
+from meld_duckdb.starter import BUILT_IN
 from meld_duckdb.tasks import ASKED
+from meld_duckdb.train import calibrate_schema_match
+from meld_duckdb.train.calibrate_match import DATA_SETS
 from meld_duckdb.train.calibration import SEED, write_json
 from meld_duckdb.train.cross_dataset import DrawSettings, left_out_rows
 from meld_duckdb.train.starter_stages import DRAWN
@@ -38,8 +41,15 @@ _LOG = logging.getLogger(__name__)
 
 
 def unlearned(data: Path, task: str) -> list[list[Labelled]]:
-    """Questions that the starter's expert of a task has not learned from, a list per data set."""
+    """Questions of data sets that the starter's expert of a task has not learned from, a list each.
+
+    Validation rows where there are some, since tier 0 learned from training rows; for tasks with
+    one data set, rows of it that the expert has not learned from.
+    """
     drawn = DRAWN[task]
+    if task in _VALIDATED:
+        found = zip(_VALIDATED[task], SOURCES[task](data), strict=True)
+        return [labelled for name, labelled in found if name in drawn.leave_out]
     rows = left_out_rows(data, task, drawn.leave_out, DrawSettings(quota=drawn.quota), _ALL)
     sets: dict[str, list[Labelled]] = {}
     for row in rows:
@@ -55,6 +65,7 @@ MEASURED: dict[str, Callable[[Path], Iterable[list[Labelled]]]] = {
 """Every task to the function that reads its questions, a list per data set."""
 
 _ALL = 1_000_000
+_VALIDATED = {"match": DATA_SETS, "schema_match": calibrate_schema_match.DATASETS}
 
 ROWS = 120
 """Questions asked per task."""
@@ -84,6 +95,7 @@ def measure(
     entry = {
         "low": UNSURE[0],
         "high": UNSURE[1],
+        "adapted": any(card.task == task for card in session.mixture.cards.values()),
         "n": len(chosen),
         "tier0_accuracy": round(float(first.mean()), 4),
         "tier2_accuracy": round(float(second.mean()), 4),
@@ -148,7 +160,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
     content = json.loads(given.out.read_text("utf-8")) if given.out.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
-        settings, _ = resolve({"workspace": folder, "model": given.model})
+        settings, _ = resolve({"workspace": folder, "model": given.model, "starter": BUILT_IN})
         session = Session(settings, lambda text: _LOG.info("%s", text))
         for task in given.tasks or MEASURED:
             entry = measure(session, task, list(MEASURED[task](given.data)), given.rows)

@@ -356,7 +356,7 @@ class MixtureTraining:
                 opinions_before(session, group),
                 self._mixed_answers(group),
                 model_digest=self._model,
-                experts=session.mixture.digest,
+                experts=session.mixture.digest(group.task),
                 seed=self._settings.seed,
             )
             out.parent.mkdir(exist_ok=True)
@@ -365,7 +365,7 @@ class MixtureTraining:
 
         inputs = (
             *self._inputs(group),
-            session.mixture.digest,
+            session.mixture.digest(group.task),
             session.demonstrator.digest(group.task),
             *(expert.digest for expert in session.experts.own()),
         )

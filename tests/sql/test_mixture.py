@@ -15,10 +15,12 @@ import meld_duckdb
 from meld_duckdb.engine.adapters import files_digest, lora_config, write_adapter
 from meld_duckdb.errors import ArtefactMissing
 from meld_duckdb.features.stack import Stack
+from meld_duckdb.planner import cascade
 from meld_duckdb.planner.adapter_card import CARD, AdapterCard
 from meld_duckdb.planner.expert_card import ANY, Key, expert_key
 from meld_duckdb.planner.gate import Gate, gate_json, gate_name
 from meld_duckdb.planner.mixture import Mixture, MixtureSettings
+from meld_duckdb.planner.options import Options
 from meld_duckdb.records import make_record
 from meld_duckdb.tasks.base import Query
 from tests.scripted import HashingEncoder, ScriptedBackend
@@ -153,11 +155,12 @@ def test_the_starter_answers_where_the_workspace_has_no_expert_of_a_task(
         assert one(con, schemas)["experts"] == []  # no expert of another task
         add_expert(workspace, "wines", "match | chateau margaux wine title")
         assert ask(con)["experts"] == ["wines"]
-        assert sorted(con.sql("SELECT expert, used, reason FROM meld.experts()").fetchall()) == [
-            ("starter-detect_error", False, "asked where a call wants tier 2"),
-            ("starter-impute", False, "asked where a call wants tier 2"),
-            ("wines", False, "not judged yet: meld train --stages experts"),
-        ]
+        listed = dict(
+            con.sql("SELECT expert, reason FROM meld.experts() WHERE NOT used").fetchall()
+        )
+        assert sorted(listed) == ["starter-detect_error", "starter-impute", "wines"]
+        assert "tier 0 was right on" in listed["starter-impute"]
+        assert listed["wines"] == "not judged yet: meld train --stages experts"
         # Nor does one of another task answer beside the workspace's own.
         assert one(con, schemas)["experts"] == ["wines"]
     with meld_duckdb.connect(starter=str(starter), expert_tasks="all") as con:
@@ -176,6 +179,28 @@ def test_a_starter_of_another_model_is_not_missed(
         assert ask(con)["experts"] == []
         assert con.sql("FROM meld.experts()").fetchall() == []
     assert "another language model" not in caplog.text
+
+
+def test_a_damaged_starter_leaves_the_own_experts_alone(
+    workspace: Path, starter: Path, backend: ScriptedBackend
+) -> None:
+    add_expert(workspace, "wines", "match | chateau margaux wine title")
+    (starter / "adapters" / "starter-match" / CARD).write_text("{")
+    add_expert(starter, "of-tables", "match | any", key=KEY)  # no expert of any tables
+    with meld_duckdb.connect(starter=str(starter)) as con:
+        assert ask(con)["experts"] == ["wines"]
+        assert "starter-impute" in {
+            name for (name,) in con.sql("SELECT expert FROM meld.experts()").fetchall()
+        }
+
+
+def test_what_was_measured_with_an_expert_says_nothing_of_the_model_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    entry = {"use": True, "low": 0.2, "high": 0.8, "reason": "measured", "adapted": True}
+    monkeypatch.setattr(cascade, "_measured", lambda: {"match": {"m": entry}})
+    assert cascade.choose_policy("match", "m", Options()).engine
+    assert not cascade.choose_policy("match", "m", Options(), lambda: False).engine
 
 
 def test_a_starter_waits_for_its_model(tmp_path: Path, starter: Path) -> None:
@@ -197,7 +222,9 @@ def test_a_starter_waits_for_its_model(tmp_path: Path, starter: Path) -> None:
         notice=print,
     )
     query = Query((make_record({"title": "x"}), make_record({"title": "y"})))
-    assert mixture.cards == {} and mixture.digest == "" and mixture.starter("match") is None
+    assert (
+        mixture.cards == {} and mixture.digest("match") == "" and mixture.starter("match") is None
+    )
     assert mixture.route("match", [query]) == [None]
     missing.clear()
     [choice] = mixture.route("match", [query])
