@@ -49,7 +49,7 @@ class Choice:
     Attributes:
         experts: Names, most relevant first.
         weights: Of their adapters, in the same order; they sum to 1.
-        relevance: Of each.
+        relevance: Of each; 1 of the only expert of a task, which nothing is compared with.
     """
 
     experts: tuple[str, ...]
