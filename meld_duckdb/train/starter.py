@@ -22,7 +22,7 @@ from meld_duckdb.models import locate
 from meld_duckdb.settings import DEFAULT_MODEL, default_model_dir
 from meld_duckdb.starter import ADAPTERS
 from meld_duckdb.train.stages import clear_half_written, run_stage
-from meld_duckdb.train.starter_stages import DRAWN, StarterExpert, StarterSettings
+from meld_duckdb.train.starter_stages import DRAWN, StarterExpert, StarterSettings, is_better
 from meld_duckdb.workspace import open_workspace, write_atomic
 
 REPORT = "starter.json"
@@ -61,7 +61,10 @@ def train_starter(
         lock = FileLock(workspace.write_lock_path, "which writes", _say)
         done = [run_stage(workspace, lock, expert.stage, _say) for expert in experts]
         for expert, finished in zip(experts, done, strict=True):
-            expert.install(out / ADAPTERS, finished.metrics)
+            if is_better(finished.metrics):
+                expert.install(out / ADAPTERS, finished.metrics)
+            else:
+                expert.remove(out / ADAPTERS)
     path = out / REPORT
     report = safe_json.read(path) if path.is_file() else {}
     for finished in done:
@@ -71,6 +74,7 @@ def train_starter(
             "seed": settings.seed,
             "seconds": finished.seconds,
             **finished.metrics,
+            "ships": is_better(finished.metrics),
         }
     write_atomic(path, json.dumps(dict(sorted(report.items())), indent=1) + "\n")
 

@@ -38,6 +38,9 @@ from meld_duckdb.train.stages import Metrics, Stage
 _VERSION = 1
 _BATCH = 8
 
+LEAST_GAIN = 0.05
+"""Of the score of an expert that ships: about the standard error of a share of 120 rows."""
+
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
@@ -113,6 +116,7 @@ class StarterExpert:
     ) -> None:
         self.task, self._settings, self._notice = task, settings, notice
         self._name, self._model = model
+        self._label = f"starter-{task}"
         self._digest = model_digest(self._model)
         self._left_out = settings.drawn[task].leave_out
         draw = DrawSettings(quota=settings.drawn[task].quota, seed=settings.seed)
@@ -128,20 +132,20 @@ class StarterExpert:
         """Trains and judges it."""
         return Stage(f"{self.task} starter", _VERSION, self._inputs, self._work, self._is_done)
 
+    def remove(self, out: Path) -> None:
+        """Remove it from a directory of adapters, if it is there."""
+        for old in out.glob(f"{self._label}-*"):
+            shutil.rmtree(old)
+
     def install(self, out: Path, metrics: Metrics) -> None:
-        """Put it into a directory of adapters, or remove it from there if it is of no use.
+        """Put it into a directory of adapters; an older one of the task goes.
 
         Args:
             out: The directory.
             metrics: What its stage said.
         """
-        name = f"starter-{self.task}"
-        if not metrics["used"]:
-            for old in out.glob(f"{name}-*"):
-                shutil.rmtree(old)
-            return
         card = AdapterCard(
-            id=name,
+            id=self._label,
             task=self.task,
             key=ANY,
             description=f"{self.task} | any tables",
@@ -159,13 +163,11 @@ class StarterExpert:
         if not self._is_done():
             lora = self._settings.lora
             train_adapter(self._rows, self._model, self._trained, lora, progress=self._notice)
-        figures = self._judge()
         return {
             "rows": len(self._rows),
             "judged": len(self._judged),
             "data": self._read,
-            "used": is_better(figures),
-            **figures,
+            **self._judge(),
         }
 
     def _is_done(self) -> bool:
@@ -189,6 +191,5 @@ class StarterExpert:
 
 
 def is_better(figures: Mapping[str, float]) -> bool:
-    """Whether an expert is worth shipping: its score is higher, or as high and it is less wrong."""
-    gain = figures["expert_score"] - figures["model_score"]
-    return gain > 0 or (gain == 0 and figures["expert_log_loss"] < figures["model_log_loss"])
+    """Whether an expert is worth shipping: its score is higher by `LEAST_GAIN`."""
+    return figures["expert_score"] - figures["model_score"] >= LEAST_GAIN

@@ -229,7 +229,7 @@ def trained_starter(data: Path, names: Sequence[str], folder: Path, costs: Costs
     expert = StarterExpert("match", data, model, folder / "kept", settings, print)
     if not (folder / ADAPTERS).is_dir():
         metrics = expert.stage.work()
-        expert.install(folder / ADAPTERS, {**metrics, "used": True})
+        expert.install(folder / ADAPTERS, metrics)
         print("starter", json.dumps(dict(metrics)), flush=True)
     return folder
 
