@@ -6,7 +6,8 @@
 On labelled rows of training or validation splits (never test) that tier 0 is unsure of, both tiers
 answer the same questions. The model answers with the starter's expert of the task, if there is one
 for it, which learned from none of the rows. The model is used for a task only if it is right more
-often there, for a task with two answers only if its F1 is higher, with 95 % bootstrap confidence.
+often there, for a task with two answers only if its F1 is higher, also than that of saying yes to
+all, with 95 % bootstrap confidence.
 Entries of other models in the file are kept.
 """
 
@@ -105,16 +106,27 @@ def measure(
         gains = _resampled(len(chosen), lambda at: float((second - first)[at].mean()))
         use = np.quantile(gains, 0.025) > 0 and second.mean() >= LEAST_ACCURACY
         return {**entry, "use": bool(use), "reason": reason}
-    # Where few rows match, a no to every one is mostly right, and of no use.
+    # Where few rows match, a no to every one is mostly right, and of no use; where most do, a yes.
     values = (tier0, [said[q.digest].value for q, _ in chosen])
     before, after = (np.array([v == labels[0] for v in each]) for each in values)
     truth = np.array([y == labels[0] for _, y in chosen])
-    gains = _resampled(
-        len(chosen), lambda at: _f1(truth[at], after[at]) - _f1(truth[at], before[at])
+    use = all(
+        np.quantile(_resampled(len(chosen), functools.partial(_gain, truth, other, after)), 0.025)
+        > 0
+        for other in (before, np.ones_like(truth))
     )
     f1 = {"tier0_f1": round(_f1(truth, before), 4), "tier2_f1": round(_f1(truth, after), 4)}
-    reason += f", F1 {f1['tier0_f1']:.2f} and {f1['tier2_f1']:.2f}"
-    return {**entry, **f1, "use": bool(np.quantile(gains, 0.025) > 0), "reason": reason}
+    always = round(_f1(truth, np.ones_like(truth)), 4)
+    reason += (
+        f", F1 {f1['tier0_f1']:.2f} and {f1['tier2_f1']:.2f}, {always:.2f} by always saying "
+        f"{labels[0]}"
+    )
+    return {**entry, **f1, "always_f1": always, "use": bool(use), "reason": reason}
+
+
+def _gain(truth: np.ndarray, before: np.ndarray, after: np.ndarray, at: np.ndarray) -> float:
+    """What the F1 of some rows rises by."""
+    return _f1(truth[at], after[at]) - _f1(truth[at], before[at])
 
 
 def _f1(truth: np.ndarray, found: np.ndarray) -> float:
