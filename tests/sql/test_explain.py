@@ -85,7 +85,7 @@ def test_the_features_of_tier_0_have_names_values_and_weights(
     ).fetchall()
     assert [(found["probability"],)] == probability
     assert (found["tier"], found["settled_by"], found["prompts"]) == (0, "features", [])
-    assert "tier 2 not asked: on 120 training rows" in found["reason"]
+    assert "tier 2 not asked: on 120 labelled rows" in found["reason"]
     added = [abs(f["added"]) for f in found["features"]]
     assert added == sorted(added, reverse=True) and len(added) == 12
     values = {f["name"]: f["value"] for f in found["features"]}

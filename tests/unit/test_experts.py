@@ -113,7 +113,7 @@ def with_experts(folder: Path, opinion: Opinion, *cards: ExpertCard) -> World:
 
 
 def no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    def choose(task: str, model: str, options: object) -> Policy:
+    def choose(task: str, model: str, options: object, adapted: object) -> Policy:
         return Policy(False, 0.0, 1.0, "not asked")
 
     monkeypatch.setattr(plan, "choose_policy", choose)
