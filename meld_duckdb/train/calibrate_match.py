@@ -257,22 +257,6 @@ def held_out_sets(names: Sequence[str]) -> frozenset[str]:
     return frozenset(other for name in names for other in (name, *RELATED.get(name, ())))
 
 
-def tier0_sets(
-    data: Path, fold: Sequence[str], sets: Sequence[str] = DATA_SETS
-) -> tuple[list[DataSet], IdfWeights]:
-    """What tier 0 learns from without a fold and its relatives; and its weights of words."""
-    left_out = held_out_sets(fold)
-    names = [name for name in sets if name not in left_out]
-    words = {name: vocabulary(data / "EM" / name) for name in names}
-    learned = [
-        load_set(
-            data / "EM" / name, generic_weights(words, [other for other in names if other != name])
-        )
-        for name in names
-    ]
-    return learned, generic_weights(words, names)
-
-
 def left_out_odds(variant: str, sets: Sequence[DataSet]) -> dict[str, np.ndarray]:
     """Log-odds of the valid pairs of each set, by a model of all others but its relatives."""
     return {

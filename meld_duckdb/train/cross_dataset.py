@@ -35,15 +35,6 @@ MATCH_SETS = (
 )
 """Sets of labelled pairs."""
 
-FOLDS: Mapping[str, tuple[tuple[str, ...], ...]] = {
-    "match": (
-        ("amazon_google", "dblp_acm", "dblp_scholar", "rel_text"),
-        ("abt_buy", "walmart_amazon"),
-        ("semi_text_watch", "wdc_all"),
-    )
-}
-"""Sets that are left out together when a task is judged on tables nobody trained on."""
-
 
 @dataclass(frozen=True, slots=True)
 class DrawSettings:
@@ -110,11 +101,8 @@ def left_out_rows(
             continue
         ordered = _in_order(name, labelled, settings.seed)
         if not leave_out:
-            learned = {
-                query.records[0].digest
-                for query, _ in _draw(ordered, task, settings)
-                if query.records
-            }
+            drawn = _draw(ordered, task, settings)
+            learned = {query.records[0].digest for query, _ in drawn}
             ordered = [row for row in ordered if row[0].records[0].digest not in learned]
         quota = most // max(1, len(leave_out))
         drawn = _draw(ordered, task, replace(settings, quota=quota))

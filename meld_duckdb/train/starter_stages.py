@@ -182,7 +182,7 @@ class StarterExpert:
         for who, adapter in (("model", None), ("expert", open_adapter(self._trained))):
             said = ask(backend, self.task, queries, AnswerSettings().max_record_chars, adapter)
             score, likely = score_of(self._judged, said, None if labels is None else labels[0])
-            found |= {f"{who}_score": round(score, 4), f"{who}_log_loss": round(-likely, 4)}
+            found |= {f"{who}_score": round(score, 4), f"{who}_log_loss": round(abs(likely), 4)}
             if labels is not None:
                 yes = np.array([row.answer == labels[0] for row in self._judged], dtype=np.int64)
                 shares = np.array([a.probability or 0.0 for a in said])

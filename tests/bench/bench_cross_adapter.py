@@ -25,10 +25,10 @@ from meld_duckdb.models import locate
 from meld_duckdb.settings import DEFAULT_MODEL, default_model_dir
 from meld_duckdb.train import calibrate_match
 from meld_duckdb.train.asking import ask
-from meld_duckdb.train.cross_dataset import FOLDS, DrawSettings, cross_dataset_rows, match_pairs
+from meld_duckdb.train.cross_dataset import DrawSettings, cross_dataset_rows, match_pairs
 from meld_duckdb.train.lora import LoraSettings, train_adapter
 from meld_duckdb.train.stack import fit_stack
-from tests.bench.bench_cross_dataset import TASK, VARIANTS
+from tests.bench.bench_cross_dataset import FOLDS, TASK, VARIANTS, tier0_sets
 
 DATA = Path(__file__).parent.parent.parent.parent / "shared" / "data"
 PARTS = 5
@@ -36,7 +36,7 @@ PARTS = 5
 
 def measure(given: argparse.Namespace) -> dict[str, Any]:
     """Train without a fold, judge its validation pairs; figures by data set."""
-    fold = FOLDS[TASK][given.fold]
+    fold = FOLDS[given.fold]
     model = locate(DEFAULT_MODEL, default_model_dir(), "language model")
     rows = cross_dataset_rows(given.data, TASK, fold, DrawSettings(quota=given.quota))
     settings = LoraSettings(
@@ -55,7 +55,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         trained = train_adapter(rows, model, out, settings, progress=say)
         print(f"trained in {trained.seconds:.0f} s, losses {trained.losses}", flush=True)
     backend = TransformersBackend(model, device="cpu", batch_size=8)
-    learned, weights = calibrate_match.tier0_sets(given.data, fold)
+    learned, weights = tier0_sets(given.data, fold)
     models = {variant: calibrate_match.fit(variant, learned) for variant in VARIANTS}
     return {
         "rows": len(rows),
