@@ -88,7 +88,9 @@ class Demonstrator:
 
         Answers made with other labels, or with demonstrations chosen otherwise, are not reused.
         """
-        labels = self.labels(task)
+        return self._digest_of(task, self.labels(task))
+
+    def _digest_of(self, task: str, labels: Mapping[str, str]) -> str:
         if not labels:
             return ""
         across = demonstrations_across_tables(task, self._settings.model)
@@ -256,10 +258,13 @@ class Demonstrator:
         known = self.labels(task)
         if not known:
             return []
-        key = self.digest(task)
+        # of the labels just read: another process may learn or roll back at any moment
+        key = self._digest_of(task, known)
         if self._labelled.get(task, ("",))[0] != key:
             stored = self._store().labels(task)
             lost = known.keys() - {d.query.digest for d in stored}
+            if lost and self.labels(task) != known:
+                return self.labelled(task)
             if lost:
                 raise self._store().damaged("labels", f"{len(lost)} labels of {task} are lost")
             found = [d for d in stored if known.get(d.query.digest) == d.answer]

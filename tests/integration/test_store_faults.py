@@ -57,14 +57,28 @@ s = LocalService(resolve({"workspace": sys.argv[1]})[0]).session
 """
 
 
+_started: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_running() -> Iterator[None]:
+    """End what a failed test left behind, or the tests after it fail for no fault of theirs."""
+    yield
+    while _started:
+        with _started.pop() as process:
+            process.kill()
+
+
 def start(workspace: Path, body: str, **settings: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-c", HEAD + body, str(workspace)],
         env={**os.environ, "PYTHONPATH": ".", **settings},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+    _started.append(process)
+    return process
 
 
 def end(process: subprocess.Popen[str], code: int = 0) -> str:

@@ -89,6 +89,23 @@ def test_a_batch_needs_few_sets_and_each_is_balanced(world: World) -> None:
     assert sum(n == 6 for n in own) >= 7  # all six labels of the kind asked about, but for two
 
 
+def test_what_another_process_learns_in_between_is_not_missed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.learn(labels(1))
+    read = world.chooser.labels
+
+    def read_then_learn(task: str) -> dict[str, str]:
+        known = read(task)
+        monkeypatch.undo()
+        world.learn([(pair("lamp", 50), "match")])
+        return known
+
+    monkeypatch.setattr(world.chooser, "labels", read_then_learn)
+    assert len(world.chooser.labelled("match")) == len(KINDS)
+    assert len(world.chooser.labelled("match")) == len(KINDS) + 1
+
+
 def test_the_most_similar_demonstration_comes_last(world: World) -> None:
     world.learn(labels())
     query = pair("lamp", 3)
