@@ -27,14 +27,13 @@ from meld_duckdb.engine.cross_encoder import CrossEncoder, files_digest
 from meld_duckdb.errors import TrainingError
 from meld_duckdb.features.stack import FloatArray
 from meld_duckdb.planner.expert_card import ExpertCard, Key, expert_key
-from meld_duckdb.planner.experts import shortlisted
 from meld_duckdb.planner.save_expert import existing_expert, save_expert
 from meld_duckdb.planner.scorers import make_scorers
 from meld_duckdb.planner.scorers.base import Labels
 from meld_duckdb.planner.session import Session
 from meld_duckdb.planner.tables import Context
 from meld_duckdb.records import digest
-from meld_duckdb.tasks.base import Answer, Demonstration, Query
+from meld_duckdb.tasks.base import Answer, Demonstration
 from meld_duckdb.tasks.pairs import BINARY, CHOOSING, option_pairs
 from meld_duckdb.train.cross_encoder import (
     POSITIVE,
@@ -44,6 +43,7 @@ from meld_duckdb.train.cross_encoder import (
 )
 from meld_duckdb.train.folds import draw_folds, groups_of, without
 from meld_duckdb.train.held_out import NOTHING, HeldOut
+from meld_duckdb.train.offered import WITH_OPTIONS, offered, subject
 from meld_duckdb.train.rows import TrainingRow
 from meld_duckdb.train.stack import IntArray, Verdict, fit_option_stack, fit_stack
 
@@ -205,7 +205,11 @@ def _prepare(
     progress(f"tier 0 of {len(labels)} labels, without each of {len(set(folds.tolist()))} folds")
     tier0 = held_out_tier0(session, task, labels, contexts, folds)
     rows = [
-        TrainingRow(task, _offered(task, d, said, settings.options), d.answer)
+        TrainingRow(
+            task,
+            d.query if task in BINARY else offered(task, d, said, settings.options),
+            d.answer,
+        )
         for d, said in zip(labels, tier0, strict=True)
     ]
     return _Lesson(task, rows, _apart(extra, rows, settings), folds, tier0)
@@ -248,8 +252,10 @@ def held_out_tier0(
         One answer per label, in order; None where features say nothing.
     """
     answers: Opinions = [None] * len(labels)
-    own = {label.query.digest for label in labels}
-    elsewhere = [d for d in session.demonstrator.labelled(task) if d.query.digest not in own]
+    # the labels may come with options, while those of the session have none
+    identity = subject if task in WITH_OPTIONS else (lambda query: query.digest)
+    own = {identity(label.query) for label in labels}
+    elsewhere = [d for d in session.demonstrator.labelled(task) if identity(d.query) not in own]
     for fold in np.unique(folds).tolist():
         asked = np.flatnonzero(folds == fold).tolist()
         hidden = {r.digest for i in asked for r in labels[i].query.records}
@@ -273,28 +279,6 @@ def _told(session: Session, known: dict[str, Sequence[Demonstration]], hidden: s
         return known[name]
 
     return told
-
-
-def _offered(task: str, label: Demonstration, said: Answer | None, most: int) -> Query:
-    """The question of a label with the options that tier 0 ranks best, the right one among them."""
-    if task in BINARY:
-        return label.query
-    query = label.query
-    if task == "link_entity" and query.domain is None:
-        query = replace(query, domain=_candidates(query))
-    ranking = [option for option, _ in said.ranking] if said is not None else []
-    short = shortlisted(query, ranking, most)
-    if short.domain is None or label.answer in short.domain:
-        return short
-    if query.domain is not None and label.answer not in query.domain:
-        return short
-    return shortlisted(query, [*(short.domain[: most - 1]), label.answer], most)
-
-
-def _candidates(query: Query) -> tuple[str, ...]:
-    from meld_duckdb.planner.questions import candidate_key
-
-    return tuple(candidate_key(record) or "" for record in query.records[1:])
 
 
 def _groundwork(

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from meld_duckdb.planner.expert_card import Key, expert_key
 from meld_duckdb.planner.session import Session
 from meld_duckdb.records import digest, plain_text
 from meld_duckdb.tasks import TASKS
+from meld_duckdb.tasks.base import Demonstration
+from meld_duckdb.tasks.letters import MOST_OPTIONS
+from meld_duckdb.train.expert import held_out_tier0
 from meld_duckdb.train.folds import draw_folds, groups_of
+from meld_duckdb.train.offered import WITH_OPTIONS, in_order_of, offered, with_all_options
 from meld_duckdb.train.rows import TrainingRow
+from meld_duckdb.train.stack import IntArray
 
 LEAST = 10
 """Labels below which a group has no expert."""
@@ -71,6 +76,9 @@ def label_groups(
 ) -> list[LabelGroup]:
     """Group the labels of a workspace, and set one of ``dev_parts`` parts of each aside.
 
+    Labels of a task with options get them back, as many as a language model can be offered; see
+    `train.offered`.
+
     Args:
         session: Knows the tables.
         labels: Labels of each task.
@@ -88,19 +96,42 @@ def label_groups(
             by_key.setdefault(expert_key(task, row.query, context), []).append(row)
         for key, own in sorted(by_key.items()):
             if len(own) >= LEAST:
-                found.append(_parted(task, key, own, dev_parts, seed))
+                found.append(_parted(session, task, key, own, dev_parts, seed))
     return found
 
 
 def _parted(
-    task: str, key: Key, rows: Sequence[TrainingRow], dev_parts: int, seed: int
+    session: Session,
+    task: str,
+    key: Key,
+    rows: Sequence[TrainingRow],
+    dev_parts: int,
+    seed: int,
 ) -> LabelGroup:
     ordered = sorted(rows, key=lambda row: row.digest)
     answers = [row.answer for row in ordered] if TASKS[task].labels is not None else None
     folds = draw_folds(groups_of([row.query for row in ordered]), answers, dev_parts, seed)
+    if task in WITH_OPTIONS:
+        ordered = _with_options(session, task, ordered, folds)
     learn = tuple(row for row, fold in zip(ordered, folds, strict=True) if fold != 0)
     dev = tuple(row for row, fold in zip(ordered, folds, strict=True) if fold == 0)
     return LabelGroup(task, key, learn, dev)
+
+
+def _with_options(
+    session: Session, task: str, rows: Sequence[TrainingRow], folds: IntArray
+) -> list[TrainingRow]:
+    """Rows with the options that a language model is offered; of many those tier 0 ranks best."""
+    answers = {row.answer for row in rows if row.answer}
+    queries = [with_all_options(task, row.query, answers) for row in rows]
+    if any(len(query.domain or ()) > MOST_OPTIONS for query in queries):
+        labels = [Demonstration(q, row.answer) for q, row in zip(queries, rows, strict=True)]
+        said = held_out_tier0(session, task, labels, session.tables.find(queries), folds)
+        queries = [
+            in_order_of(label.query, offered(task, label, answer, MOST_OPTIONS))
+            for label, answer in zip(labels, said, strict=True)
+        ]
+    return [replace(row, query=query) for row, query in zip(rows, queries, strict=True)]
 
 
 def rows_by_group(

@@ -278,3 +278,20 @@ def test_pretraining_sees_no_record_that_another_table_set_aside(
     [run] = runs
     assert len(run.learned) > 10 and len(run.aside) > 24
     assert not run.learned & run.aside
+
+
+def test_tasks_with_options_have_experts(
+    labelled: duckdb.DuckDBPyConnection, runs: list[Run]
+) -> None:
+    labelled.execute(
+        """SELECT meld_learn('link_entity', {'mention': 'town ' || i, 'candidates':
+            [{'id': 'q' || (i * 10 + j), 'name': 'town ' || (i + j)} for j in range(3)]},
+            'q' || (i * 10)) FROM range(12) r(i)"""
+    ).fetchall()
+    session = open_session()
+    said: list[str] = []
+    Pipeline(session, TrainSettings(mixture=SETTINGS), said.append).run(("link_entity",), EXPERTS)
+    [card] = session.mixture.cards.values()
+    assert card.task == "link_entity" and sum(card.rows.values()) == 8
+    weights = session.workspace.adapters_path / card.id
+    assert json.loads((weights / "card.json").read_text())["left_out"] == 0
