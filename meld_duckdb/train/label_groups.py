@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from meld_duckdb.planner.expert_card import Key, expert_key
@@ -73,6 +73,7 @@ def label_groups(
     *,
     dev_parts: int = 3,
     seed: int = 42,
+    notice: Callable[[str], None] = lambda line: None,
 ) -> list[LabelGroup]:
     """Group the labels of a workspace, and set one of ``dev_parts`` parts of each aside.
 
@@ -84,9 +85,11 @@ def label_groups(
         labels: Labels of each task.
         dev_parts: 2 sets a half aside, 3 a third.
         seed: Of the draw.
+        notice: Called with a line for each group of so many labels that teaches nothing.
 
     Returns:
-        Groups of at least `LEAST` labels, by task and key.
+        Groups of at least `LEAST` labels that an expert can learn from and be judged by, by task
+        and key.
     """
     found: list[LabelGroup] = []
     for task, rows in sorted(labels.items()):
@@ -95,9 +98,42 @@ def label_groups(
         for row, context in zip(rows, contexts, strict=True):
             by_key.setdefault(expert_key(task, row.query, context), []).append(row)
         for key, own in sorted(by_key.items()):
-            if len(own) >= LEAST:
-                found.append(_parted(session, task, key, own, dev_parts, seed))
+            if len(own) < LEAST:
+                continue
+            group = _parted(session, task, key, own, dev_parts, seed)
+            if (why := _unfit(group)) is None:
+                found.append(group)
+            else:
+                notice(f"{group.name}: no expert: {why}")
     return found
+
+
+def _unfit(group: LabelGroup) -> str | None:
+    """Why no expert can be trained from a group; None where one can."""
+    n_labels, n_learned = len(group.learn) + len(group.dev), len(group.learn)
+    if not group.learn or not group.dev:
+        return (
+            f"its {n_labels} labels are of one record, and those learned from share none with "
+            "those judged by; label other records too"
+        )
+    labels = TASKS[group.task].labels
+    answers = {row.answer for row in group.learn}
+    if labels is not None and len(answers) < len(labels):
+        return (
+            f"of its {n_labels} labels all {n_learned} to learn from say {answers.pop()!r}, "
+            f"expected both {labels[0]!r} and {labels[1]!r}"
+        )
+    if group.task in WITH_OPTIONS and not any(_is_choice(row) for row in group.learn):
+        return (
+            f"of its {n_labels} labels none of the {n_learned} to learn from has two options, one "
+            "of them the answer"
+        )
+    return None
+
+
+def _is_choice(row: TrainingRow) -> bool:
+    options = row.query.domain or ()
+    return len(options) > 1 and row.answer in options
 
 
 def _parted(

@@ -148,10 +148,12 @@ class Pipeline:
 
     def _groups(self, labels: Mapping[str, list[TrainingRow]]) -> list[LabelGroup]:
         given = self._settings.mixture
-        found = label_groups(self._session, labels, dev_parts=given.dev_parts, seed=given.seed)
+        found = label_groups(
+            self._session, labels, dev_parts=given.dev_parts, seed=given.seed, notice=self._notice
+        )
         if not found:
             raise TrainingError(
-                f"no task has {LEAST} labels of the same tables or columns to train an expert from",
+                f"no task has {LEAST} labels of the same tables or columns that teach an expert",
                 hint="give more labels: meld train LABELS, or meld_learn(task, query, answer)",
             )
         return found

@@ -38,9 +38,13 @@ def open_session() -> Session:
     return LocalService(settings).session
 
 
-def grouped(session: Session, task: str) -> list[LabelGroup]:
-    rows = [TrainingRow(task, d.query, d.answer) for d in session.demonstrator.labelled(task)]
-    return label_groups(session, {task: rows})
+def grouped(session: Session, *tasks: str, notices: list[str] | None = None) -> list[LabelGroup]:
+    labels = {
+        task: [TrainingRow(task, d.query, d.answer) for d in session.demonstrator.labelled(task)]
+        for task in tasks
+    }
+    said = [] if notices is None else notices
+    return label_groups(session, labels, notice=said.append)
 
 
 def rows_of(group: LabelGroup) -> list[TrainingRow]:
@@ -127,3 +131,35 @@ def test_no_label_is_judged_by_itself(
     assert all(opinion is not None for opinion in opinions_before(session, group))
     judged = {record.digest for row in group.dev for record in row.query.records}
     assert len(told) == 2 and not told[1] & judged
+
+
+def learn_pairs(con: duckdb.DuckDBPyConnection, column: str, matches: str) -> None:
+    con.execute(
+        f"""SELECT meld_learn('match', {{'a': {{'{column}': 'camera ' || i}},
+            'b': {{'{column}': 'camera ' || i || ' x'}}}}, {matches}) FROM range(12) r(i)"""
+    ).fetchall()
+
+
+def test_labels_of_one_record_are_no_group(con: duckdb.DuckDBPyConnection) -> None:
+    learn_pairs(con, "title", "i % 2 = 0")
+    row = ", ".join(f"'c{i}': 'value {i}'" for i in range(12))
+    con.execute(f"SELECT meld_learn('repair', {{'row': {{{row}}}}}, {{{row}}})").fetchall()
+    said: list[str] = []
+    [group] = grouped(open_session(), "match", "repair", notices=said)
+    assert group.task == "match"
+    [line] = said
+    assert line.startswith("repair-") and "its 12 labels are of one record" in line
+
+
+def test_labels_with_one_answer_are_no_group(con: duckdb.DuckDBPyConnection) -> None:
+    learn_pairs(con, "title", "i % 2 = 0")
+    learn_pairs(con, "label", "true")
+    learn_pairs(con, "name", "i = 3")  # the one match is set aside
+    learn_types(con, types=1, labels=12)
+    said: list[str] = []
+    [group] = grouped(open_session(), "match", "annotate_column", notices=said)
+    assert {"title"} == {name for row in group.learn for name in row.query.records[0].fields}
+    assert len(said) == 3
+    assert sum("to learn from say 'match', expected both" in line for line in said) == 1
+    assert sum("to learn from say 'mismatch', expected both" in line for line in said) == 1
+    assert sum("has two options" in line for line in said) == 1
