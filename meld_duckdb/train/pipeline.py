@@ -10,20 +10,18 @@ Paper: MELD §4.1; the stages after these belong to the language model.
 
 from __future__ import annotations
 
-import dataclasses
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from meld_duckdb.errors import TrainingError, unknown_name
+from meld_duckdb.errors import TrainingError
 from meld_duckdb.locks import FileLock
 from meld_duckdb.models import model_digest, sha256
 from meld_duckdb.planner.save_expert import whole_expert
 from meld_duckdb.planner.session import Session
 from meld_duckdb.records import digest
-from meld_duckdb.tasks import TASKS
 from meld_duckdb.train.align_stage import Alignments, AlignSettings, align_workspace
 from meld_duckdb.train.cross_encoder import T1Settings
 from meld_duckdb.train.encoder import VERSION as ENCODER_VERSION
@@ -37,6 +35,7 @@ from meld_duckdb.train.pseudo_labels import AnnotateSettings, annotate_matches, 
 from meld_duckdb.train.rows import TrainingRow, read_rows, write_rows
 from meld_duckdb.train.schedule import Schedule, names_of
 from meld_duckdb.train.self_annotate import estimate_noise
+from meld_duckdb.train.stage_rows import MADE, labelled_rows, made_rows
 from meld_duckdb.train.stages import (
     Finished,
     Metrics,
@@ -120,7 +119,7 @@ class Pipeline:
         Raises:
             TrainingError: There is no label, or a name is unknown.
         """
-        labels = self._labels(tasks)
+        labels = labelled_rows(self._session, tasks, self._settings.held_out)
         workspace = self._session.workspace
         with FileLock(workspace.path / "train.lock", "which trains", self._notice).hold():
             self._folder.mkdir(exist_ok=True)
@@ -161,9 +160,11 @@ class Pipeline:
     def _experts(
         self, groups: Sequence[LabelGroup], labels: Mapping[str, object]
     ) -> MixtureTraining:
-        files = [self._folder / f"rows-{name}.jsonl" for name in ("match", "transformed")]
-        extra = [row for file in files for row in read_rows(file) if row.task in labels]
+        extra = [row for row in self._made() if row.task in labels]
         return MixtureTraining(self._session, groups, extra, self._settings.mixture, self._notice)
+
+    def _made(self) -> list[TrainingRow]:
+        return made_rows(self._session, self._settings.held_out)
 
     def _run(self, stages: Iterable[Stage]) -> Iterator[Finished]:
         """Run stages, each when the one before it is done."""
@@ -175,26 +176,6 @@ class Pipeline:
                 self._notice(f"{place}{line}")
 
             yield run_stage(self._session.workspace, lock, stage, say, self._schedule.left)
-
-    def _labels(self, tasks: Sequence[str]) -> dict[str, list[TrainingRow]]:
-        for task in tasks:
-            if task not in TASKS:
-                what, hint = unknown_name("task", task, TASKS)
-                raise TrainingError(what, hint=hint)
-        found: dict[str, list[TrainingRow]] = {}
-        for task in tasks or TASKS:
-            labelled = self._session.demonstrator.labelled(task)
-            rows = [TrainingRow(task, d.query, d.answer) for d in labelled]
-            rows = [r for r in rows if not self._settings.held_out.covers(r.query)]
-            if rows:
-                found[task] = [dataclasses.replace(r, source=r.digest) for r in rows]
-        if not found:
-            named = f" of {', '.join(tasks)}" if tasks else ""
-            raise TrainingError(
-                f"the workspace has no label{named} to learn from",
-                hint="give some: meld train labels.csv --task match; or meld_learn(task, ...)",
-            )
-        return found
 
     # Every method below gives the stages of one name; they are run before the next name's are
     # asked for, so that a stage sees what the ones before it wrote.
@@ -265,12 +246,12 @@ class Pipeline:
 
     def _align(self, labels: Mapping[str, list[TrainingRow]]) -> Iterator[Stage]:
         out = self._folder / "aligned.json"
-        files = [self._folder / f"rows-{name}.jsonl" for name in ("match", "transformed")]
+        files = [self._folder / f"rows-{name}.jsonl" for name in MADE]
         tables = [t.digest for t in self._session.catalogue.tables()]
 
         def work() -> Metrics:
             rows = [row for those in labels.values() for row in those]
-            rows += [row for file in files for row in read_rows(file) if row.task in labels]
+            rows += [row for row in self._made() if row.task in labels]
             found = align_workspace(
                 rows,
                 [self._session.tables.index(digest).records for digest in tables],
@@ -339,14 +320,14 @@ class Pipeline:
         yield Stage("embed", 1, inputs, work)
 
     def _expert(self, labels: Mapping[str, list[TrainingRow]]) -> Iterator[Stage]:
-        files = [self._folder / f"rows-{name}.jsonl" for name in ("match", "transformed")]
+        files = [self._folder / f"rows-{name}.jsonl" for name in MADE]
         folder = self._session.workspace.experts_path
         for task in labels:
             if not may_have_expert(task, labels[task]):
                 continue
 
             def work(task: str = task) -> Metrics:
-                extra = [row for file in files for row in read_rows(file) if row.task == task]
+                extra = [row for row in self._made() if row.task == task]
                 try:
                     card = train_expert(
                         self._session,

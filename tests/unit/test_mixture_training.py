@@ -21,12 +21,13 @@ from meld_duckdb.service import LocalService
 from meld_duckdb.settings import resolve
 from meld_duckdb.tasks.base import Query
 from meld_duckdb.train import mixture
+from meld_duckdb.train.held_out import hold_out
 from meld_duckdb.train.install import install_adapter
 from meld_duckdb.train.lora import LoraSettings, train_adapter
 from meld_duckdb.train.mixture_settings import EXPERTS, MoeSettings
 from meld_duckdb.train.pipeline import Pipeline, TrainSettings
 from meld_duckdb.train.refine import RefineSettings
-from meld_duckdb.train.rows import TrainingRow
+from meld_duckdb.train.rows import SELF_ANNOTATED, TrainingRow, write_rows
 from meld_duckdb.train.stages import Finished
 from tests.scripted import HashingEncoder
 from tests.unit.tiny_llama import save_tiny_llama
@@ -295,3 +296,38 @@ def test_tasks_with_options_have_experts(
     assert card.task == "link_entity" and sum(card.rows.values()) == 8
     weights = session.workspace.adapters_path / card.id
     assert json.loads((weights / "card.json").read_text())["left_out"] == 0
+
+
+def test_rows_of_an_earlier_run_that_are_held_out_by_now_enter_no_expert(
+    labelled: duckdb.DuckDBPyConnection, runs: list[Run]
+) -> None:
+    session = open_session()
+    made = [
+        TrainingRow(
+            "match",
+            Query((make_record({"title": f"new {i}"}), make_record({"title": f"new {i} x"}))),
+            "match",
+            origin=SELF_ANNOTATED,
+        )
+        for i in range(3)
+    ]
+    transformed = [
+        replace(
+            made[0],
+            query=Query(tuple(make_record({"title": f"{r.fields['title']} y"}) for r in q.records)),
+            origin="transformed:schema_match",
+            source=source.digest,
+        )
+        for source, q in ((row, row.query) for row in made)
+    ]
+    folder = session.workspace.path / "train"
+    folder.mkdir()
+    write_rows(folder / "rows-match.jsonl", made)
+    write_rows(folder / "rows-transformed.jsonl", transformed)
+    how = TrainSettings(mixture=SETTINGS, held_out=hold_out([made[1].query]))
+    Pipeline(session, how, lambda line: None).run(("match",), EXPERTS[1:2])
+    learned = {digest for run in runs for digest in run.learned}
+    for row in (made[0], made[2], transformed[0], transformed[2]):
+        assert {record.digest for record in row.query.records} <= learned
+    for row in (made[1], transformed[1]):
+        assert not {record.digest for record in row.query.records} & learned
