@@ -35,7 +35,7 @@ from meld_duckdb.train.pseudo_labels import AnnotateSettings, annotate_matches, 
 from meld_duckdb.train.rows import TrainingRow, read_rows, write_rows
 from meld_duckdb.train.schedule import Schedule, names_of
 from meld_duckdb.train.self_annotate import estimate_noise
-from meld_duckdb.train.stage_rows import MADE, labelled_rows, made_rows
+from meld_duckdb.train.stage_rows import MADE, labelled_rows, made_rows, rows_digest
 from meld_duckdb.train.stages import (
     Finished,
     Metrics,
@@ -119,9 +119,9 @@ class Pipeline:
         Raises:
             TrainingError: There is no label, or a name is unknown.
         """
-        labels = labelled_rows(self._session, tasks, self._settings.held_out)
         workspace = self._session.workspace
         with FileLock(workspace.path / "train.lock", "which trains", self._notice).hold():
+            labels = labelled_rows(self._session, tasks, self._settings.held_out)
             self._folder.mkdir(exist_ok=True)
             clear_half_written(
                 self._folder,
@@ -178,7 +178,8 @@ class Pipeline:
             yield run_stage(self._session.workspace, lock, stage, say, self._schedule.left)
 
     # Every method below gives the stages of one name; they are run before the next name's are
-    # asked for, so that a stage sees what the ones before it wrote.
+    # asked for, so that a stage sees what the ones before it wrote. Stages depend on the labels
+    # that were read, not on those that are there when they begin: one may be taught in between.
 
     def _annotate(self, labels: Mapping[str, list[TrainingRow]]) -> Iterator[Stage]:
         rows = labels.get("match")
@@ -202,7 +203,7 @@ class Pipeline:
 
         inputs = (
             *(part for context in contexts for part in context),
-            self._session.demonstrator.digest("match"),
+            rows_digest(rows),
             repr(self._settings.annotate),
             self._settings.held_out.digest,
         )
@@ -236,7 +237,7 @@ class Pipeline:
 
         seed = str(self._settings.seed)
         inputs = (
-            *self._digests(labels),
+            *_digests(labels),
             _content(pseudo),
             *tables,
             f"{seed} {self._settings.transformed}",
@@ -268,7 +269,7 @@ class Pipeline:
             }
 
         inputs = (
-            *self._digests(labels),
+            *_digests(labels),
             *(_content(file) for file in files),
             *tables,
             repr(self._settings.align),
@@ -348,7 +349,7 @@ class Pipeline:
                 return made is None or whole_expert(folder / str(made), base) is not None
 
             inputs = (
-                self._session.demonstrator.digest(task),
+                rows_digest(labels[task]),
                 *(_content(file) for file in files),
                 model_digest(self._session.encoder_path),
                 repr(self._settings.expert),
@@ -361,8 +362,9 @@ class Pipeline:
         found: Metrics = read_stages(self._session.workspace).get(stage, {}).get("metrics", {})
         return found
 
-    def _digests(self, labels: Mapping[str, object]) -> list[str]:
-        return [f"{task} {self._session.demonstrator.digest(task)}" for task in labels]
+
+def _digests(labels: Mapping[str, Sequence[TrainingRow]]) -> list[str]:
+    return [f"{task} {rows_digest(rows)}" for task, rows in labels.items()]
 
 
 def _content(path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
@@ -12,9 +13,12 @@ from click.testing import CliRunner
 
 import meld_duckdb
 from meld_duckdb.cli.main import cli
+from meld_duckdb.locks import FileLock
+from meld_duckdb.planner.session import Session
 from meld_duckdb.service import LocalService
 from meld_duckdb.settings import Settings, resolve
 from meld_duckdb.tasks.base import Query
+from meld_duckdb.train import pipeline
 from meld_duckdb.train.held_out import hold_out
 from meld_duckdb.train.pipeline import RETRIEVAL, Pipeline, TrainSettings
 from meld_duckdb.train.pseudo_labels import held_out_of
@@ -159,3 +163,50 @@ def test_another_encoder_is_refused_with_the_command_that_mends_it(
         con.execute("CREATE TABLE l AS SELECT 1 AS id, 'x' AS title, 'train' AS part")
         assert con.execute(index).fetchall()
         assert len(con.execute(ask).fetchall()[0][0]) == 48
+
+
+def teach_one(session: Session) -> None:
+    left, right = (session.tables.index(t.digest).records for t in session.catalogue.tables())
+    session.learn(
+        "match", [(Query(tuple(sorted((left[1], right[1]), key=lambda r: r.digest))), "match")]
+    )
+
+
+def test_a_label_taught_after_labels_were_read_is_trained_on_by_the_next_run(
+    given: tuple[duckdb.DuckDBPyConnection, Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = LocalService(given[1]).session
+    real = pipeline.clear_half_written
+
+    def taught(*folders: Path) -> None:
+        real(*folders)
+        teach_one(session)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline, "clear_half_written", taught)
+        Pipeline(session, QUICK, print).run(("match",), ("annotate", "transform"))
+    again = Pipeline(session, QUICK, print).run(("match",), ("annotate", "transform"))
+    assert not any(one.skipped for one in again)
+    last = Pipeline(session, QUICK, print).run(("match",), ("annotate", "transform"))
+    assert all(one.skipped for one in last)
+
+
+def test_a_label_taught_while_another_training_is_waited_for_is_used(
+    given: tuple[duckdb.DuckDBPyConnection, Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = LocalService(given[1]).session
+    real = FileLock.hold
+
+    @contextmanager
+    def waited(lock: FileLock, *wait_s: float) -> Iterator[None]:
+        with real(lock, *wait_s):
+            if lock._path.name == "train.lock":
+                teach_one(session)
+            yield
+
+    monkeypatch.setattr(FileLock, "hold", waited)
+    read: list[int] = []
+    monkeypatch.setattr(pipeline, "contexts_of", lambda _, rows: read.append(len(rows)) or [])
+    before = len(session.demonstrator.labels("match"))
+    Pipeline(session, QUICK, print).run(("match",), ("annotate",))
+    assert read == [before + 1]
