@@ -117,7 +117,8 @@ class Pipeline:
             stages: Some of `RETRIEVAL` and `mixture.EXPERTS`.
 
         Raises:
-            TrainingError: There is no label, or a name is unknown.
+            TrainingError: There is no label, or a name is unknown; or the stages are of experts
+                alone, and no labels teach one.
         """
         workspace = self._session.workspace
         with FileLock(workspace.path / "train.lock", "which trains", self._notice).hold():
@@ -132,7 +133,8 @@ class Pipeline:
             names = [n for stage in RETRIEVAL if stage in stages for n in names_of(stage, labels)]
             leave_out = () if self._settings.mixture.pretrain else ("pretrain",)
             wanted = [s for s in EXPERTS if s in stages and s not in leave_out]
-            groups = self._groups(labels) if wanted else []
+            alone = not any(stage in stages for stage in RETRIEVAL)
+            groups = self._groups(labels, alone=alone) if wanted else []
             names += stage_names(groups, wanted)
             self._schedule = Schedule(names, read_stages(workspace))
             done = [
@@ -145,16 +147,19 @@ class Pipeline:
                 done += self._run(self._experts(groups, labels).stages(wanted))
             return done
 
-    def _groups(self, labels: Mapping[str, list[TrainingRow]]) -> list[LabelGroup]:
+    def _groups(self, labels: Mapping[str, list[TrainingRow]], *, alone: bool) -> list[LabelGroup]:
+        """Labels by expert; that there is none is an error only where nothing else is to be run."""
         given = self._settings.mixture
         found = label_groups(
             self._session, labels, dev_parts=given.dev_parts, seed=given.seed, notice=self._notice
         )
-        if not found:
+        what = f"no task has {LEAST} labels of the same tables or columns that teach an expert"
+        if not found and alone:
             raise TrainingError(
-                f"no task has {LEAST} labels of the same tables or columns that teach an expert",
-                hint="give more labels: meld train LABELS, or meld_learn(task, query, answer)",
+                what, hint="give more labels: meld train LABELS, or meld_learn(task, query, answer)"
             )
+        if not found:
+            self._notice(f"the language model gets no experts: {what}")
         return found
 
     def _experts(

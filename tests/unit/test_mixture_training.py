@@ -11,6 +11,7 @@ import duckdb
 import pytest
 
 import meld_duckdb
+from meld_duckdb.errors import TrainingError
 from meld_duckdb.models import model_digest
 from meld_duckdb.planner import loaded
 from meld_duckdb.planner.adapter_card import AdapterCard
@@ -331,3 +332,19 @@ def test_rows_of_an_earlier_run_that_are_held_out_by_now_enter_no_expert(
         assert {record.digest for record in row.query.records} <= learned
     for row in (made[1], transformed[1]):
         assert not {record.digest for record in row.query.records} & learned
+
+
+def test_without_labels_for_experts_the_other_stages_run(
+    labelled: duckdb.DuckDBPyConnection,
+) -> None:
+    labelled.execute(
+        """SELECT meld_learn('impute', {'row': {'name': 'thing ' || i, 'kind': NULL},
+            'column': 'kind'}, 'k') FROM range(3) r(i)"""
+    ).fetchall()
+    session, lines = open_session(), list[str]()
+    pipeline = Pipeline(session, TrainSettings(mixture=SETTINGS), lines.append)
+    done = pipeline.run(("impute",), ("transform", *EXPERTS))
+    assert [one.name for one in done] == ["transform"]
+    assert any("gets no experts: no task has 10 labels" in line for line in lines)
+    with pytest.raises(TrainingError, match="no task has 10 labels"):
+        pipeline.run(("impute",), EXPERTS)
