@@ -21,11 +21,15 @@ from meld_duckdb import interrupt
 from meld_duckdb.engine.forward import Forward
 from meld_duckdb.engine.kv import cache_layers, common_length
 from meld_duckdb.errors import TrainingError
+from meld_duckdb.progress import duration
 from meld_duckdb.train.lora_rows import Example, batches
 
 _DEV_BATCH = 32
 _WORTHWHILE = 16
 """A common beginning of fewer tokens than this is not computed on its own."""
+
+_TELL_S = 60.0
+"""Seconds without a line after which one says how far a pass is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +169,8 @@ class Fit:
         self._model, self._settings = model, settings
         self._state_path, self._key = state_path, key
         self._best: list[Any] | None = None
-        self._started = time.perf_counter()
+        self._started = self._begun = self._told = time.perf_counter()
+        self._steps = self._first = 0
         self.at = Progression()
 
     def run(
@@ -182,6 +187,8 @@ class Fit:
         elif held_out:
             self._note_dev_loss(held_out)
         per_epoch = len(list(self._batches(examples, 0)))
+        self._steps, self._first = per_epoch * settings.epochs, per_epoch * at.epoch + at.step
+        self._begun = self._told = time.perf_counter()
         while at.epoch < settings.epochs and not self._is_over():
             self._pass(examples, per_epoch, progress)
             at.losses.append(at.total / len(examples))
@@ -191,7 +198,7 @@ class Fit:
                 self._note_dev_loss(held_out)
                 line += f", held out {at.dev_losses[-1]:.4f}"
             self._save()
-            progress(line)
+            progress(line + self._left(per_epoch))
         if self._best is not None:
             with self._model.torch.no_grad():
                 for parameter, value in zip(self._weights, self._best, strict=True):
@@ -234,9 +241,24 @@ class Fit:
             torch.nn.utils.clip_grad_norm_(self._weights, 1.0)
             self._optimiser.step()
             at.step = number + 1
-            if at.step % settings.checkpoint_every == 0 and at.step < per_epoch:
+            is_kept = at.step % settings.checkpoint_every == 0
+            if is_kept and at.step < per_epoch:
                 self._save()
-                progress(f"pass {at.epoch + 1} of {settings.epochs}: step {at.step} of {per_epoch}")
+            if (is_kept or self._is_silent()) and at.step < per_epoch:
+                line = f"pass {at.epoch + 1} of {settings.epochs}: step {at.step} of {per_epoch}"
+                progress(line + self._left(per_epoch))
+
+    def _is_silent(self) -> bool:
+        return time.perf_counter() - self._told >= _TELL_S
+
+    def _left(self, per_epoch: int) -> str:
+        """How long the steps that are left take if no pass is spared, for the end of a line."""
+        self._told = time.perf_counter()
+        done = per_epoch * self.at.epoch + self.at.step
+        if not self._first < done < self._steps or self._is_over():
+            return ""
+        a_step = (self._told - self._begun) / (done - self._first)
+        return f", about {duration(a_step * (self._steps - done))} left"
 
     def _note_dev_loss(self, held_out: Sequence[Example]) -> None:
         model = self._model

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ import torch
 from meld_duckdb.engine.adapters import CARD, WEIGHTS, read_config, read_weights
 from meld_duckdb.engine.transformers import TransformersBackend
 from meld_duckdb.errors import ArtefactCorrupt, ArtefactMissing, EngineUnavailable, TrainingError
+from meld_duckdb.train import lora_fit
 from meld_duckdb.train.lora import LoraSettings, train_adapter
 from meld_duckdb.train.lora_rows import zero_shot
 from meld_duckdb.train.rows import TrainingRow
@@ -118,6 +120,7 @@ def train_three_passes(model_path: Path, out: Path, progress: Any = print) -> st
 RUN = """
 import sys, time
 from pathlib import Path
+from types import SimpleNamespace
 from tests.unit.test_lora import train_three_passes
 
 def tell(line):
@@ -274,3 +277,23 @@ def test_what_cannot_be_learned_is_refused(model_path: Path, tmp_path: Path) -> 
         with pytest.raises(EngineUnavailable, match="PyTorch sees no GPU"):
             train(toy_rows(4), device="cuda")
     assert not (tmp_path / "x").exists()
+
+
+def test_lines_say_how_long_the_rest_takes(
+    model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+
+    def a_step_of_40_s() -> None:
+        now[0] += 40
+
+    monkeypatch.setattr(lora_fit, "interrupt", SimpleNamespace(check=a_step_of_40_s))
+    monkeypatch.setattr(lora_fit, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    settings = replace(SETTINGS, epochs=2, batch=4, checkpoint_every=50)
+    lines: list[str] = []
+    train_adapter(toy_rows(16), model_path, tmp_path / "t", settings, progress=lines.append)
+    first, one, second, two = lines
+    assert first == "pass 1 of 2: step 2 of 4, about 4 min 0 s left"  # silent for a minute
+    assert one.startswith("pass 1 of 2: loss ") and one.endswith(", about 2 min 40 s left")
+    assert second == "pass 2 of 2: step 2 of 4, about 1 min 20 s left"
+    assert two.startswith("pass 2 of 2: loss ") and "left" not in two
