@@ -252,10 +252,11 @@ def look_up_cache(batch: Batch, resources: Resources) -> Batch:
 def choose_gates(batch: Batch, resources: Resources) -> Batch:
     """Find what training decided on tier 2; nothing where the call names a tier itself."""
     task = batch.task.name
-    if batch.policy.expert != "unsure" or not resources.gates.any(task):
+    gates = resources.gates.of(task) if batch.policy.expert == "unsure" else {}
+    if not gates:
         return replace(batch, gates=(None,) * len(batch.queries))
     found = (
-        resources.gates.find(task, expert_key(task, query, context))
+        gates.get(expert_key(task, query, context))
         for query, context in zip(batch.queries, batch.contexts, strict=True)
     )
     return replace(batch, gates=tuple(found))

@@ -111,6 +111,7 @@ class Session(Loaded):
         self.gates = Gates(
             self._workspace.calibration_path,
             lambda: models.model_digest(self._model_path()),
+            self.mixture.digest,
             notice,
         )
         self.certificates = Certificates(self._workspace.calibration_path, keep=settings.learn)

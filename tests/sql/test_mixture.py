@@ -21,7 +21,9 @@ from meld_duckdb.planner.expert_card import ANY, Key, expert_key
 from meld_duckdb.planner.gate import Gate, gate_json, gate_name
 from meld_duckdb.planner.mixture import Mixture, MixtureSettings
 from meld_duckdb.planner.options import Options
+from meld_duckdb.planner.session import Session
 from meld_duckdb.records import make_record
+from meld_duckdb.settings import resolve
 from meld_duckdb.tasks.base import Query
 from tests.scripted import HashingEncoder, ScriptedBackend
 from tests.sql.query import one
@@ -74,7 +76,10 @@ def add_expert(
 
 
 def add_gate(workspace: Path, *, use: bool, stack: Stack | None) -> None:
-    gate = Gate("match", KEY, use, "tier 2 adds: tested", 0.0, 1.0, stack, "scripted", "e", {})
+    """Decide on tier 2 with the experts that are there now."""
+    settings = resolve({"workspace": str(workspace), "starter": "none"})[0]
+    experts = Session(settings, print).mixture.digest("match")
+    gate = Gate("match", KEY, use, "tier 2 adds: tested", 0.0, 1.0, stack, "scripted", experts, {})
     folder = workspace / "calibration"
     folder.mkdir(exist_ok=True)
     (folder / gate_name("match", KEY)).write_text(gate_json(gate))
@@ -307,6 +312,20 @@ def test_a_gate_sends_unsure_rows_to_the_model(workspace: Path, backend: Scripte
     assert detail["tier"] == 2
     assert detail["experts"] == ["cameras"]
     assert detail["probability"] > plain["probability"]  # the script says yes with .8
+
+
+def test_a_gate_holds_for_the_experts_it_was_measured_with(
+    workspace: Path, backend: ScriptedBackend
+) -> None:
+    add_expert(workspace, "cameras", "match | canon eos camera title")
+    add_gate(workspace, use=True, stack=Stack(own=1.0, added=1.0))
+    with meld_duckdb.connect(model="smollm2-135m-instruct", expert_weights="router") as con:
+        assert ask(con, options="{'threshold': 0.5}")["tier"] == 0
+    add_expert(workspace, "wines", "match | chateau margaux wine title")
+    with meld_duckdb.connect(model="smollm2-135m-instruct") as con:
+        assert ask(con, options="{'threshold': 0.5}")["tier"] == 0
+        used = con.sql("SELECT used FROM meld.experts() WHERE expert = 'cameras'").fetchall()
+    assert used == [(False,)]
 
 
 def test_a_gate_can_keep_the_model_out(workspace: Path, backend: ScriptedBackend) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from meld_duckdb.errors import ArtefactCorrupt, ArtefactIncompatible
+from meld_duckdb.errors import ArtefactCorrupt, ArtefactIncompatible, ArtefactMissing
 from meld_duckdb.features.stack import Stack
 from meld_duckdb.planner.ask_engine import added_up
 from meld_duckdb.planner.gate import Gates, gate_json, gate_name, read_gate
@@ -115,25 +116,44 @@ def _write(folder: Path, model: str = "m") -> Path:
     return path
 
 
+def _gates(
+    folder: Path, model: str = "m", experts: str = "e", tell: Callable[[str], None] = print
+) -> Gates:
+    return Gates(folder, lambda: model, lambda task: experts, tell)
+
+
 def test_gates_are_read_as_written_and_found_by_key(tmp_path: Path) -> None:
     path = _write(tmp_path)
-    gates = Gates(tmp_path, lambda: "m", lambda line: None)
+    gates = _gates(tmp_path)
     found = gates.find("match", KEY)
     assert found is not None and found.digest == read_gate(path).digest
-    assert gates.any("match") and not gates.any("impute")
+    assert gates.of("match") and not gates.of("impute")
     assert gates.find("match", ("", "other")) is None
 
 
-def test_a_gate_of_another_model_is_not_used(tmp_path: Path) -> None:
+@pytest.mark.parametrize("other", [{"model": "another"}, {"experts": "another"}])
+def test_a_gate_of_another_model_or_of_other_experts_is_not_used(
+    tmp_path: Path, other: dict[str, str]
+) -> None:
     _write(tmp_path)
     lines: list[str] = []
-    gates = Gates(tmp_path, lambda: "another", lines.append)
-    assert gates.find("match", KEY) is None
-    assert "meld train --stages experts" in lines[0]
+    gates = _gates(tmp_path, **other, tell=lines.append)
+    assert gates.find("match", KEY) is None and gates.find("match", KEY) is None
+    [line] = lines
+    assert "meld train --stages experts" in line
+
+
+def test_a_language_model_that_is_not_there_is_not_asked_for(tmp_path: Path) -> None:
+    _write(tmp_path)
+
+    def missing() -> str:
+        raise ArtefactMissing("no model")
+
+    assert not Gates(tmp_path, missing, lambda task: "e", print).of("match")
 
 
 def test_no_directory_is_no_gate(tmp_path: Path) -> None:
-    assert Gates(tmp_path / "none", lambda: "m", print).find("match", KEY) is None
+    assert _gates(tmp_path / "none").find("match", KEY) is None
 
 
 def test_damaged_gates_are_named(tmp_path: Path) -> None:

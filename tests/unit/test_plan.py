@@ -82,7 +82,9 @@ class World:
                 encode=HashingEncoder().encode,
                 notice=print,
             ),
-            gates=Gates(folder / "calibration", lambda: "scripted", print),
+            gates=Gates(
+                folder / "calibration", lambda: "scripted", lambda task: "", print
+            ),
             matcher=Matcher(
                 Sources(
                     tables,
