@@ -1,0 +1,65 @@
+"""Flags of ``meld eval`` about training and the mixture of experts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meld_duckdb.evaluate import run, training
+from meld_duckdb.evaluate.labels import Request
+from meld_duckdb.evaluate.training import Training
+from meld_duckdb.planner.session import Session
+from meld_duckdb.train.pipeline import TrainSettings
+from tests.scripted import ScriptedBackend
+from tests.unit import eval_data
+
+
+class _Pipeline:
+    """Trains nothing, and remembers with what it should."""
+
+    trained: list[tuple[Session, TrainSettings]]
+
+    def __init__(self, session: Session, settings: TrainSettings, notice: object) -> None:
+        self.trained.append((session, settings))
+
+    def run(self, tasks: Sequence[str], stages: Sequence[str]) -> list[Any]:
+        return []
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Session, TrainSettings]]:
+    """What `run_training` would have trained."""
+    _Pipeline.trained = []
+    monkeypatch.setattr(training, "Pipeline", _Pipeline)
+    return _Pipeline.trained
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_training_has_the_settings_that_answers_are_asked_with(
+    backend: ScriptedBackend,
+    trained: list[tuple[Session, TrainSettings]],
+    tmp_path: Path,
+    together: bool,
+) -> None:
+    eval_data.em(tmp_path / "toy", False)
+    asked = {"experts": 1, "expert_weights": "router", "starter": "built-in"}
+    results = list(
+        run.evaluate(
+            "match",
+            tmp_path,
+            Request(),
+            tier="t0",
+            encode=None,
+            notice=lambda line: None,
+            training=Training(),
+            asked=asked,
+            together=together,
+        )
+    )
+    assert [result.error for result in results] == [None]
+    [(session, _)] = trained
+    assert (session.mixture.settings.k, session.mixture.settings.weighting) == (1, "router")
+    assert session.settings.starter == "none"  # that of the training
