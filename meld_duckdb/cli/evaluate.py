@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -112,9 +113,7 @@ def evaluate(
     """Measure tasks on labelled data sets, with intervals and baselines on the same labels."""
     from meld_duckdb.evaluate import report, run
     from meld_duckdb.evaluate.ablation import kcmf_options, leave_out
-    from meld_duckdb.evaluate.training import Training
-    from meld_duckdb.train.mixture_settings import MoeSettings
-    from meld_duckdb.train.pipeline import TrainSettings
+    from meld_duckdb.evaluate.training import Training, seeded
 
     if as_json and markdown:
         raise click.UsageError("give --json or --markdown, not both")
@@ -125,13 +124,14 @@ def evaluate(
         options = kcmf_options(task, without, mode=mode, has_bases=bool(bases))
         without = ()
     request = Request(_labels(labels), seed, protocol, limit, lenient, options)
-    mixture, asked = leave_out(MoeSettings(seed=seed), without)
+    plain = seeded(seed)
+    mixture, asked = leave_out(plain.mixture, without)
     if experts is not None:
         asked["experts"] = experts
     training = (
         None
         if trained is None
-        else Training(_stages(trained), TrainSettings(mixture=mixture), starter)
+        else Training(_stages(trained), replace(plain, mixture=mixture), starter)
     )
     asked["starter"] = starter
     results = list(

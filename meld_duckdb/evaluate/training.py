@@ -15,8 +15,14 @@ from meld_duckdb.service import LocalService
 from meld_duckdb.settings import resolve
 from meld_duckdb.starter import NONE
 from meld_duckdb.tasks.base import Query
+from meld_duckdb.train.cross_encoder import T1Settings
+from meld_duckdb.train.encoder import EncoderSettings
 from meld_duckdb.train.held_out import hold_out
+from meld_duckdb.train.lora import LoraSettings
+from meld_duckdb.train.mixture_settings import MoeSettings
 from meld_duckdb.train.pipeline import RETRIEVAL, Pipeline, TrainSettings
+from meld_duckdb.train.pseudo_labels import AnnotateSettings
+from meld_duckdb.train.router import RouterSettings
 from meld_duckdb.train.stages import Finished
 
 Learn = Callable[[duckdb.DuckDBPyConnection, Path, Exam], None]
@@ -35,6 +41,19 @@ class Training:
     stages: tuple[str, ...] = RETRIEVAL
     settings: TrainSettings = field(default_factory=TrainSettings)
     starter: str = NONE
+
+
+def seeded(seed: int) -> TrainSettings:
+    """Settings of a training whose draws all begin with one seed."""
+    return TrainSettings(
+        annotate=AnnotateSettings(seed=seed),
+        encoder=EncoderSettings(seed=seed),
+        expert=T1Settings(seed=seed),
+        mixture=MoeSettings(
+            lora=LoraSettings(seed=seed), router=RouterSettings(seed=seed), seed=seed
+        ),
+        seed=seed,
+    )
 
 
 def train(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
 
+from meld_duckdb.cli.evaluate import evaluate
 from meld_duckdb.evaluate import run, training
 from meld_duckdb.evaluate.labels import Request
 from meld_duckdb.evaluate.training import Training
@@ -37,6 +40,12 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Session, TrainSetting
     return _Pipeline.trained
 
 
+def meld_eval(folder: Path, *flags: str) -> Result:
+    """Run ``meld eval`` for match, without the baselines that need the encoder."""
+    given = ["--task", "match", "--data", str(folder), "--no-encoder", *flags]
+    return CliRunner().invoke(evaluate, given)
+
+
 @pytest.mark.parametrize("together", [False, True])
 def test_training_has_the_settings_that_answers_are_asked_with(
     backend: ScriptedBackend,
@@ -63,3 +72,26 @@ def test_training_has_the_settings_that_answers_are_asked_with(
     [(session, _)] = trained
     assert (session.mixture.settings.k, session.mixture.settings.weighting) == (1, "router")
     assert session.settings.starter == "none"  # that of the training
+
+
+def seeds(settings: Any) -> dict[str, int]:
+    """Every seed among settings, by where it stands."""
+    found: dict[str, int] = {}
+    for part in fields(settings):
+        value = getattr(settings, part.name)
+        if part.name == "seed":
+            found["seed"] = value
+        elif is_dataclass(value):
+            found |= {f"{part.name}.{name}": seed for name, seed in seeds(value).items()}
+    return found
+
+
+def test_all_draws_of_a_training_begin_with_the_seed(
+    backend: ScriptedBackend, trained: list[tuple[Session, TrainSettings]], tmp_path: Path
+) -> None:
+    eval_data.em(tmp_path / "toy", False)
+    assert meld_eval(tmp_path, "--train", "--seed", "7").exit_code == 0
+    [(_, settings)] = trained
+    found = seeds(settings)
+    assert {"seed", "encoder.seed", "mixture.lora.seed", "mixture.router.seed"} <= set(found)
+    assert set(found.values()) == {7}
