@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,6 +56,12 @@ if TYPE_CHECKING:
 @click.option("--together", is_flag=True, help="One workspace for all data sets, trained once.")
 @click.option("--experts", type=click.IntRange(min=0), help="Experts that answer together.")
 @click.option(
+    "--demonstrations",
+    type=click.IntRange(min=0),
+    help="Labels shown with a question, in training the experts and in asking [default: none "
+    "where an expert answers, else as at query time].",
+)
+@click.option(
     "--without",
     multiple=True,
     help="Leave out a part of the mixture: experts, adapters, pretraining, rag, path, refinement, "
@@ -100,6 +105,7 @@ def evaluate(
     trained: str | None,
     together: bool,
     experts: int | None,
+    demonstrations: int | None,
     without: tuple[str, ...],
     mode: str,
     bases: tuple[str, ...],
@@ -112,8 +118,8 @@ def evaluate(
 ) -> None:
     """Measure tasks on labelled data sets, with intervals and baselines on the same labels."""
     from meld_duckdb.evaluate import report, run
-    from meld_duckdb.evaluate.ablation import kcmf_options, leave_out
-    from meld_duckdb.evaluate.training import Training, seeded
+    from meld_duckdb.evaluate.ablation import kcmf_options
+    from meld_duckdb.evaluate.flags import Flags
 
     if as_json and markdown:
         raise click.UsageError("give --json or --markdown, not both")
@@ -121,19 +127,20 @@ def evaluate(
         raise InputError(f"--tier is {tier!r}", hint="give t0, t1, t2 or auto")
     options: dict[str, str] = {}
     if task in KCMF:
-        options = kcmf_options(task, without, mode=mode, has_bases=bool(bases))
+        options = kcmf_options(
+            task, without, mode=mode, has_bases=bool(bases), demonstrations=demonstrations
+        )
         without = ()
     request = Request(_labels(labels), seed, protocol, limit, lenient, options)
-    plain = seeded(seed)
-    mixture, asked = leave_out(plain.mixture, without)
-    if experts is not None:
-        asked["experts"] = experts
-    training = (
-        None
-        if trained is None
-        else Training(_stages(trained), replace(plain, mixture=mixture), starter)
+    flags = Flags(
+        seed=seed,
+        trained=trained,
+        without=without,
+        experts=experts,
+        demonstrations=demonstrations,
+        starter=starter,
     )
-    asked["starter"] = starter
+    training, asked = flags.plan()
     results = list(
         run.evaluate(
             task,
@@ -154,13 +161,6 @@ def evaluate(
         click.echo(report.to_markdown(results))
     if any(result.error is not None for result in results):
         context.exit(1)
-
-
-def _stages(trained: str) -> tuple[str, ...]:
-    from meld_duckdb.train.mixture_settings import EXPERTS
-    from meld_duckdb.train.pipeline import RETRIEVAL
-
-    return {"retrieval": RETRIEVAL, "experts": EXPERTS, "all": (*RETRIEVAL, *EXPERTS)}[trained]
 
 
 def _labels(given: str | None) -> int | None:

@@ -11,7 +11,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from meld_duckdb.cli.evaluate import evaluate
+from meld_duckdb.errors import InputError
 from meld_duckdb.evaluate import run, training
+from meld_duckdb.evaluate.ablation import kcmf_options
+from meld_duckdb.evaluate.flags import Flags
 from meld_duckdb.evaluate.labels import Request
 from meld_duckdb.evaluate.training import Training
 from meld_duckdb.planner.session import Session
@@ -95,3 +98,53 @@ def test_all_draws_of_a_training_begin_with_the_seed(
     found = seeds(settings)
     assert {"seed", "encoder.seed", "mixture.lora.seed", "mixture.router.seed"} <= set(found)
     assert set(found.values()) == {7}
+
+
+def flags(**given: Any) -> Flags:
+    none = {f.name: None for f in fields(Flags)}
+    return Flags(**{**none, "seed": 42, "without": (), "starter": "none", **given})
+
+
+def test_labels_are_shown_in_training_and_in_asking(
+    backend: ScriptedBackend, trained: list[tuple[Session, TrainSettings]], tmp_path: Path
+) -> None:
+    eval_data.em(tmp_path / "toy", False)
+    with_labels = ("--train", "experts", "--tier", "t2", "--demonstrations", "2")
+    assert meld_eval(tmp_path, *with_labels).exit_code == 0
+    [(session, settings)] = trained
+    assert settings.mixture.demonstrations == session.settings.answer.demonstrations == 2
+    assert {len(prompt.turns) for prompt in backend.asked} == {2}
+
+
+def test_no_labels_are_shown_by_default_and_without_rag() -> None:
+    plain, asked = flags(trained="experts").plan()
+    assert plain is not None and plain.settings.mixture.demonstrations == 0
+    assert "demonstrations" not in asked
+    for given in ({}, {"demonstrations": 0}):
+        bare, asked = flags(trained="experts", without=("rag",), **given).plan()
+        assert bare == plain
+        assert asked["demonstrations"] == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"without": ("rag",), "demonstrations": 2}, "--demonstrations is 2"),
+        ({"without": ("adapters",), "experts": 3}, "--without adapters stands for --experts 0"),
+        ({"without": ("experts",), "experts": 3}, "--without experts stands for --experts 1"),
+    ],
+)
+def test_flags_that_contradict_are_refused(given: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=says) as refused:
+        flags(**given).plan()
+    assert refused.value.hint == "give one of them"
+
+
+def test_kcmf_shows_as_many_labels_as_wanted() -> None:
+    def options(*without: str) -> dict[str, str]:
+        task = "kcmf_entity_match"
+        return kcmf_options(task, without, mode="choose", has_bases=False, demonstrations=3)
+
+    assert options()["demonstrations"] == "3"
+    with pytest.raises(InputError, match="--without demonstrations"):
+        options("demonstrations")
