@@ -51,7 +51,8 @@ if TYPE_CHECKING:
     type=click.Choice(["retrieval", "experts", "all"]),
     is_flag=False,
     flag_value="retrieval",
-    help="Run meld train on the labels: encoder and tier 1, experts of tier 2, or both.",
+    help="Run meld train on the labels: encoder and tier 1, experts of tier 2 (give --tier t2 or "
+    "auto), or both.",
 )
 @click.option("--together", is_flag=True, help="One workspace for all data sets, trained once.")
 @click.option("--experts", type=click.IntRange(min=0), help="Experts that answer together.")
@@ -133,6 +134,7 @@ def evaluate(
         without = ()
     request = Request(_labels(labels), seed, protocol, limit, lenient, options)
     flags = Flags(
+        tier=tier,
         seed=seed,
         trained=trained,
         without=without,
@@ -141,6 +143,8 @@ def evaluate(
         starter=starter,
     )
     training, asked = flags.plan()
+    if flags.warning is not None:
+        click.echo(flags.warning, err=True)
     results = list(
         run.evaluate(
             task,

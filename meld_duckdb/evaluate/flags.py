@@ -13,12 +13,15 @@ from meld_duckdb.train.pipeline import RETRIEVAL
 STAGES = {"retrieval": RETRIEVAL, "experts": EXPERTS, "all": (*RETRIEVAL, *EXPERTS)}
 """Values of ``--train``, and the stages of each."""
 
+_ASKS_TIER_2 = ("t2", "auto")
+
 
 @dataclass(frozen=True, slots=True)
 class Flags:
     """Flags as given; None for one that was not.
 
     Attributes:
+        tier: Tier that answers.
         seed: Of all draws.
         trained: One of `STAGES`.
         without: Parts of the mixture that are left out.
@@ -27,6 +30,7 @@ class Flags:
         starter: Experts to start from.
     """
 
+    tier: str
     seed: int
     trained: str | None
     without: tuple[str, ...]
@@ -38,11 +42,12 @@ class Flags:
         """The training, None for none, and settings of the connection that asks.
 
         Raises:
-            InputError: There is no such part, or flags contradict.
+            InputError: There is no such part, or flags contradict or change nothing together.
         """
         plain = seeded(self.seed)
         mixture, asked = leave_out(plain.mixture, self.without)
         self._check_contradictions()
+        self._check_idle()
         if self.demonstrations is not None:
             mixture = replace(mixture, demonstrations=self.demonstrations)
             asked["demonstrations"] = self.demonstrations
@@ -54,6 +59,16 @@ class Flags:
         settings = replace(plain, mixture=mixture)
         return Training(STAGES[self.trained], settings, self.starter), asked
 
+    @property
+    def warning(self) -> str | None:
+        """What training is done for nothing beside some that counts; None for none."""
+        if self.trained != "all" or self.tier in _ASKS_TIER_2:
+            return None
+        return (
+            f"warning: --train all trains experts too, which --tier {self.tier} does not ask; "
+            "--train retrieval leaves them out"
+        )
+
     def _check_contradictions(self) -> None:
         if "rag" in self.without:
             refuse_both("--without rag", self.demonstrations)
@@ -64,3 +79,22 @@ class Flags:
                     f"--experts is {self.experts}",
                     hint="give one of them",
                 )
+
+    def _check_idle(self) -> None:
+        of_training = [f"--without {part}" for part in self.without if not PARTS[part][2]]
+        if of_training and self.trained not in ("experts", "all"):
+            raise InputError(
+                f"{', '.join(of_training)}: about the training of experts, and none are trained",
+                hint="add --train experts, or --train all",
+            )
+        given = [
+            *(["--train experts"] if self.trained == "experts" else []),
+            *(["--experts"] if self.experts is not None else []),
+            *(["--demonstrations"] if self.demonstrations is not None else []),
+            *(f"--without {part}" for part in self.without),
+        ]
+        if given and self.tier not in _ASKS_TIER_2:
+            raise InputError(
+                f"{', '.join(given)}: about tier 2, which --tier {self.tier} does not ask",
+                hint="add --tier t2 to ask it about every row, or --tier auto",
+            )

@@ -102,7 +102,7 @@ def test_all_draws_of_a_training_begin_with_the_seed(
 
 def flags(**given: Any) -> Flags:
     none = {f.name: None for f in fields(Flags)}
-    return Flags(**{**none, "seed": 42, "without": (), "starter": "none", **given})
+    return Flags(**{**none, "tier": "t2", "seed": 42, "without": (), "starter": "none", **given})
 
 
 def test_labels_are_shown_in_training_and_in_asking(
@@ -148,3 +148,35 @@ def test_kcmf_shows_as_many_labels_as_wanted() -> None:
     assert options()["demonstrations"] == "3"
     with pytest.raises(InputError, match="--without demonstrations"):
         options("demonstrations")
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"trained": "experts", "tier": "t0"}, "--train experts: about tier 2, which --tier t0"),
+        ({"trained": "experts", "tier": "t1"}, "--train experts: about tier 2, which --tier t1"),
+        ({"experts": 1, "tier": "t0"}, "--experts: about tier 2"),
+        ({"demonstrations": 2, "tier": "t0"}, "--demonstrations: about tier 2"),
+        ({"without": ("rag",), "tier": "t0"}, "--without rag: about tier 2"),
+        *(
+            ({"without": (part,), "trained": trained}, f"--without {part}: about the training")
+            for part in ("path", "router", "refinement", "pretraining")
+            for trained in (None, "retrieval")
+        ),
+    ],
+)
+def test_flags_that_change_nothing_are_refused(given: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=says) as refused:
+        flags(**given).plan()
+    assert (refused.value.hint or "").startswith("add --t")
+
+
+def test_experts_that_are_trained_beside_what_counts_are_warned_of(
+    backend: ScriptedBackend, trained: list[tuple[Session, TrainSettings]], tmp_path: Path
+) -> None:
+    eval_data.em(tmp_path / "toy", False)
+    done = meld_eval(tmp_path, "--train", "all")
+    assert done.exit_code == 0 and len(trained) == 1
+    assert "warning: --train all trains experts too, which --tier t0 does not ask" in done.stderr
+    assert "warning" not in meld_eval(tmp_path, "--train", "all", "--tier", "auto").stderr
+    assert "warning" not in meld_eval(tmp_path, "--train").stderr
