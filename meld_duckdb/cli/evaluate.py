@@ -57,6 +57,11 @@ if TYPE_CHECKING:
 @click.option("--together", is_flag=True, help="One workspace for all data sets, trained once.")
 @click.option("--experts", type=click.IntRange(min=0), help="Experts that answer together.")
 @click.option(
+    "--expert-weights",
+    type=click.Choice(["equal", "router"]),
+    help="How much each of these counts: all the same, or by its relevance [default: equal].",
+)
+@click.option(
     "--demonstrations",
     type=click.IntRange(min=0),
     help="Labels shown with a question, in training the experts and in asking [default: none "
@@ -65,8 +70,10 @@ if TYPE_CHECKING:
 @click.option(
     "--without",
     multiple=True,
-    help="Leave out a part of the mixture: experts, adapters, pretraining, rag, path, refinement, "
-    "router; of kcmf: rules, knowledge, self_indicator, voting, demonstrations.",
+    help="Leave out a part of the mixture: experts (one answers), adapters (the language model "
+    "alone), pretraining, rag (no labels shown), path, refinement, router (not trained: experts "
+    "are chosen by their descriptions; how they are weighed is --expert-weights); of kcmf: rules, "
+    "knowledge, self_indicator, voting, demonstrations.",
 )
 @click.option(
     "--mode",
@@ -106,6 +113,7 @@ def evaluate(
     trained: str | None,
     together: bool,
     experts: int | None,
+    expert_weights: str | None,
     demonstrations: int | None,
     without: tuple[str, ...],
     mode: str,
@@ -139,6 +147,7 @@ def evaluate(
         trained=trained,
         without=without,
         experts=experts,
+        expert_weights=expert_weights,
         demonstrations=demonstrations,
         starter=starter,
     )

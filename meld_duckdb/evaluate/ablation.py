@@ -27,7 +27,7 @@ PARTS: Mapping[str, tuple[str, Callable[[MoeSettings], MoeSettings], Asked]] = {
         {},
     ),
     "router": (
-        "an untrained router",
+        "an untrained router: experts are chosen by their descriptions",
         lambda s: replace(s, router=replace(s.router, steps=0)),
         {},
     ),

@@ -26,6 +26,7 @@ class Flags:
         trained: One of `STAGES`.
         without: Parts of the mixture that are left out.
         experts: Experts that answer together.
+        expert_weights: The setting of that name.
         demonstrations: Labels shown with a question, in training the experts and in asking.
         starter: Experts to start from.
     """
@@ -35,6 +36,7 @@ class Flags:
     trained: str | None
     without: tuple[str, ...]
     experts: int | None
+    expert_weights: str | None
     demonstrations: int | None
     starter: str
 
@@ -53,6 +55,8 @@ class Flags:
             asked["demonstrations"] = self.demonstrations
         if self.experts is not None:
             asked["experts"] = self.experts
+        if self.expert_weights is not None:
+            asked["expert_weights"] = self.expert_weights
         asked["starter"] = self.starter
         if self.trained is None:
             return None, asked
@@ -90,6 +94,7 @@ class Flags:
         given = [
             *(["--train experts"] if self.trained == "experts" else []),
             *(["--experts"] if self.experts is not None else []),
+            *(["--expert-weights"] if self.expert_weights is not None else []),
             *(["--demonstrations"] if self.demonstrations is not None else []),
             *(f"--without {part}" for part in self.without),
         ]

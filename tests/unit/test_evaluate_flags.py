@@ -116,6 +116,17 @@ def test_labels_are_shown_in_training_and_in_asking(
     assert {len(prompt.turns) for prompt in backend.asked} == {2}
 
 
+def test_experts_are_weighed_as_wanted(
+    backend: ScriptedBackend, trained: list[tuple[Session, TrainSettings]], tmp_path: Path
+) -> None:
+    eval_data.em(tmp_path / "toy", False)
+    by_router = ("--train", "experts", "--tier", "auto", "--expert-weights", "router")
+    assert meld_eval(tmp_path, *by_router).exit_code == 0
+    [(session, _)] = trained
+    assert session.mixture.settings.weighting == "router"
+    assert "expert_weights" not in flags().plan()[1]
+
+
 def test_no_labels_are_shown_by_default_and_without_rag() -> None:
     plain, asked = flags(trained="experts").plan()
     assert plain is not None and plain.settings.mixture.demonstrations == 0
@@ -156,6 +167,7 @@ def test_kcmf_shows_as_many_labels_as_wanted() -> None:
         ({"trained": "experts", "tier": "t0"}, "--train experts: about tier 2, which --tier t0"),
         ({"trained": "experts", "tier": "t1"}, "--train experts: about tier 2, which --tier t1"),
         ({"experts": 1, "tier": "t0"}, "--experts: about tier 2"),
+        ({"expert_weights": "router", "tier": "t0"}, "--expert-weights: about tier 2"),
         ({"demonstrations": 2, "tier": "t0"}, "--demonstrations: about tier 2"),
         ({"without": ("rag",), "tier": "t0"}, "--without rag: about tier 2"),
         *(
