@@ -281,14 +281,16 @@ class Session(Loaded):
         """Judge pairs of rows of one table, with the table as context.
 
         Returns:
-            The probability of each pair to match, that from which it does, and, as of `dedupe`,
-            answers and how they came about.
+            The probability of each pair to match, that from which it does for the last tier that
+            is asked, and, as of `dedupe`, answers and how they came about.
         """
         policy = choose_policy("match", self.settings.answer.model, options)
         answers: list[Answer] = []
         table = table_digest(rows)
         labelled = bool(self.demonstrator.labels("match"))
-        one_by_one = policy.engine or policy.expert == "always" or labelled
+        gate = self.gates.find("match", (table, table)) if policy.expert == "unsure" else None
+        gated = gate is not None and gate.use
+        one_by_one = policy.engine or policy.expert == "always" or labelled or gated
         if one_by_one:
             answers, outcome = ask_pairs(
                 self.planner, self.tables, "match", rows, rows, pairs.tolist(), options, brief=True
@@ -308,8 +310,11 @@ class Session(Loaded):
         with self.tables.lend({table: rows}):
             least = self._match.threshold(table, options)
         expert = self.experts.of("match", (table, table), policy.expert)
-        if one_by_one and options.threshold is None and expert is not None:
-            least = expert.card.stack.threshold
+        if one_by_one and options.threshold is None:
+            if expert is not None:
+                least = expert.card.stack.threshold
+            if gate is not None and gate.use and gate.stack is not None:
+                least = gate.stack.threshold
         return likely, least, answers, outcome
 
     def state(self) -> State:

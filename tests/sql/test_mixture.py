@@ -23,8 +23,9 @@ from meld_duckdb.planner.mixture import Mixture, MixtureSettings
 from meld_duckdb.planner.options import Options
 from meld_duckdb.planner.session import Session
 from meld_duckdb.records import make_record
+from meld_duckdb.retrieval.catalogue import table_digest
 from meld_duckdb.settings import resolve
-from meld_duckdb.tasks.base import Query
+from meld_duckdb.tasks.base import Completion, Query
 from tests.scripted import HashingEncoder, ScriptedBackend
 from tests.sql.query import one
 
@@ -75,14 +76,14 @@ def add_expert(
     (folder / CARD).write_text(card.to_json())
 
 
-def add_gate(workspace: Path, *, use: bool, stack: Stack | None) -> None:
+def add_gate(workspace: Path, *, use: bool, stack: Stack | None, key: Key = KEY) -> None:
     """Decide on tier 2 with the experts that are there now."""
     settings = resolve({"workspace": str(workspace), "starter": "none"})[0]
     experts = Session(settings, print).mixture.digest("match")
-    gate = Gate("match", KEY, use, "tier 2 adds: tested", 0.0, 1.0, stack, "scripted", experts, {})
+    gate = Gate("match", key, use, "tier 2 adds: tested", 0.0, 1.0, stack, "scripted", experts, {})
     folder = workspace / "calibration"
     folder.mkdir(exist_ok=True)
-    (folder / gate_name("match", KEY)).write_text(gate_json(gate))
+    (folder / gate_name("match", key)).write_text(gate_json(gate))
 
 
 def ask(
@@ -326,6 +327,27 @@ def test_a_gate_holds_for_the_experts_it_was_measured_with(
         assert ask(con, options="{'threshold': 0.5}")["tier"] == 0
         used = con.sql("SELECT used FROM meld.experts() WHERE expert = 'cameras'").fetchall()
     assert used == [(False,)]
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_rows_of_one_table_match_from_the_threshold_of_their_gate(
+    workspace: Path, backend: ScriptedBackend, labelled: bool
+) -> None:
+    rows = [make_record({"title": f"canon eos {i} kit"}) for i in range(4)]
+    pairs = np.array([(i, j) for i in range(4) for j in range(i)])
+    table = table_digest(rows)
+    add_gate(workspace, use=True, stack=Stack(0.0, 1.0, threshold=0.1), key=(table, table))
+    backend.script = lambda prompt: Completion(prompt.choices[1], (0.2, 0.8), 0.8)
+    settings = resolve({"workspace": str(workspace), "starter": "none"})[0]
+    session = Session(settings, print)
+    if labelled:
+        session.learn("match", [(Query((rows[0], rows[1])), "match")])
+    likely, least, answers, _ = session.judge_rows(rows, pairs, Options())
+    assert {answer.tier for answer in answers if answer.probability not in (0.0, 1.0)} == {2}
+    assert [answer.value for answer in answers] == ["match"] * len(pairs)
+    assert (likely >= least).all()
+    assert session.judge_rows(rows, pairs, Options(threshold=0.9))[1] == 0.9
+    assert session.judge_rows(rows, pairs, Options(tier="t0"))[1] != 0.1
 
 
 def test_a_gate_can_keep_the_model_out(workspace: Path, backend: ScriptedBackend) -> None:
