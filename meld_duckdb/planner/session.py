@@ -281,8 +281,8 @@ class Session(Loaded):
         """Judge pairs of rows of one table, with the table as context.
 
         Returns:
-            The probability of each pair to match, that from which it does for the last tier that
-            is asked, and, as of `dedupe`, answers and how they came about.
+            How likely each pair is to match, on the scale of tier 0; from where on it does; and, as
+            of `dedupe`, answers and how they came about.
         """
         policy = choose_policy("match", self.settings.answer.model, options)
         answers: list[Answer] = []
@@ -309,12 +309,10 @@ class Session(Loaded):
             outcome = Outcome(asked[:0], asked[:done], [0] * done, refused=asked[done:])
         with self.tables.lend({table: rows}):
             least = self._match.threshold(table, options)
-        expert = self.experts.of("match", (table, table), policy.expert)
-        if one_by_one and options.threshold is None:
-            if expert is not None:
-                least = expert.card.stack.threshold
-            if gate is not None and gate.use and gate.stack is not None:
-                least = gate.stack.threshold
+        if one_by_one:  # each tier has a threshold of its own
+            said = np.array([answer.value == "match" for answer in answers], dtype=bool)
+            below = np.minimum(likely, np.nextafter(least, -1.0))
+            likely = np.where(said, np.maximum(likely, least), below)
         return likely, least, answers, outcome
 
     def state(self) -> State:
