@@ -51,15 +51,29 @@ if TYPE_CHECKING:
     type=click.Choice(["retrieval", "experts", "all"]),
     is_flag=False,
     flag_value="retrieval",
-    help="Run meld train on the labels: encoder and tier 1, experts of tier 2, or both.",
+    help="Run meld train on the labels: encoder and tier 1, experts of tier 2 (give --tier t2 or "
+    "auto), or both.",
 )
 @click.option("--together", is_flag=True, help="One workspace for all data sets, trained once.")
 @click.option("--experts", type=click.IntRange(min=0), help="Experts that answer together.")
 @click.option(
+    "--expert-weights",
+    type=click.Choice(["equal", "router"]),
+    help="How much each of these counts: all the same, or by its relevance [default: equal].",
+)
+@click.option(
+    "--demonstrations",
+    type=click.IntRange(min=0),
+    help="Labels shown with a question, in training the experts and in asking [default: none "
+    "where an expert answers, else as at query time].",
+)
+@click.option(
     "--without",
     multiple=True,
-    help="Leave out a part of the mixture: experts, adapters, pretraining, rag, path, refinement, "
-    "router; of kcmf: rules, knowledge, self_indicator, voting, demonstrations.",
+    help="Leave out a part of the mixture: experts (one answers), adapters (the language model "
+    "alone), pretraining, rag (no labels shown), path, refinement, router (not trained: experts "
+    "are chosen by their descriptions; how they are weighed is --expert-weights); of kcmf: rules, "
+    "knowledge, self_indicator, voting, demonstrations.",
 )
 @click.option(
     "--mode",
@@ -99,6 +113,8 @@ def evaluate(
     trained: str | None,
     together: bool,
     experts: int | None,
+    expert_weights: str | None,
+    demonstrations: int | None,
     without: tuple[str, ...],
     mode: str,
     bases: tuple[str, ...],
@@ -111,10 +127,8 @@ def evaluate(
 ) -> None:
     """Measure tasks on labelled data sets, with intervals and baselines on the same labels."""
     from meld_duckdb.evaluate import report, run
-    from meld_duckdb.evaluate.ablation import kcmf_options, leave_out
-    from meld_duckdb.evaluate.training import Training
-    from meld_duckdb.train.mixture_settings import MoeSettings
-    from meld_duckdb.train.pipeline import TrainSettings
+    from meld_duckdb.evaluate.ablation import kcmf_options
+    from meld_duckdb.evaluate.flags import Flags
 
     if as_json and markdown:
         raise click.UsageError("give --json or --markdown, not both")
@@ -122,18 +136,24 @@ def evaluate(
         raise InputError(f"--tier is {tier!r}", hint="give t0, t1, t2 or auto")
     options: dict[str, str] = {}
     if task in KCMF:
-        options = kcmf_options(task, without, mode=mode, has_bases=bool(bases))
+        options = kcmf_options(
+            task, without, mode=mode, has_bases=bool(bases), demonstrations=demonstrations
+        )
         without = ()
     request = Request(_labels(labels), seed, protocol, limit, lenient, options)
-    mixture, asked = leave_out(MoeSettings(seed=seed), without)
-    if experts is not None:
-        asked["experts"] = experts
-    training = (
-        None
-        if trained is None
-        else Training(_stages(trained), TrainSettings(mixture=mixture), starter)
+    flags = Flags(
+        tier=tier,
+        seed=seed,
+        trained=trained,
+        without=without,
+        experts=experts,
+        expert_weights=expert_weights,
+        demonstrations=demonstrations,
+        starter=starter,
     )
-    asked["starter"] = starter
+    training, asked = flags.plan()
+    if flags.warning is not None:
+        click.echo(flags.warning, err=True)
     results = list(
         run.evaluate(
             task,
@@ -154,13 +174,6 @@ def evaluate(
         click.echo(report.to_markdown(results))
     if any(result.error is not None for result in results):
         context.exit(1)
-
-
-def _stages(trained: str) -> tuple[str, ...]:
-    from meld_duckdb.train.mixture_settings import EXPERTS
-    from meld_duckdb.train.pipeline import RETRIEVAL
-
-    return {"retrieval": RETRIEVAL, "experts": EXPERTS, "all": (*RETRIEVAL, *EXPERTS)}[trained]
 
 
 def _labels(given: str | None) -> int | None:

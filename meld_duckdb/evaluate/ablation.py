@@ -27,7 +27,7 @@ PARTS: Mapping[str, tuple[str, Callable[[MoeSettings], MoeSettings], Asked]] = {
         {},
     ),
     "router": (
-        "an untrained router",
+        "an untrained router: experts are chosen by their descriptions",
         lambda s: replace(s, router=replace(s.router, steps=0)),
         {},
     ),
@@ -52,6 +52,19 @@ def leave_out(settings: MoeSettings, parts: Sequence[str]) -> tuple[MoeSettings,
     return settings, asked
 
 
+def refuse_both(without: str, demonstrations: int | None) -> None:
+    """Refuse demonstrations that are left out as well.
+
+    Raises:
+        InputError: There are to be some.
+    """
+    if demonstrations:
+        raise InputError(
+            f"{without} shows no labels with a question, but --demonstrations is {demonstrations}",
+            hint="give one of them",
+        )
+
+
 KCMF_PARTS: Mapping[str, Mapping[str, str]] = {
     "rules": {"rules": "'none'"},
     "knowledge": {"sources": "['none']"},
@@ -65,7 +78,14 @@ _EVERYTHING = {"self_indicator": "true"}
 _SOURCES = {"kcmf_schema_match": ("none", "dak", "eak"), "kcmf_entity_match": ("none", "eak")}
 
 
-def kcmf_options(task: str, parts: Sequence[str], *, mode: str, has_bases: bool) -> dict[str, str]:
+def kcmf_options(
+    task: str,
+    parts: Sequence[str],
+    *,
+    mode: str,
+    has_bases: bool,
+    demonstrations: int | None = None,
+) -> dict[str, str]:
     """Options of a call to a task of KcMF with everything on but some parts, as SQL literals.
 
     Without voting there is one prompt that has the knowledge of all sources.
@@ -75,15 +95,20 @@ def kcmf_options(task: str, parts: Sequence[str], *, mode: str, has_bases: bool)
         parts: Names of `KCMF_PARTS`.
         mode: Option ``mode``.
         has_bases: Whether the workspace has knowledge bases.
+        demonstrations: Option ``demonstrations``; None for that of the task.
 
     Raises:
-        InputError: There is no such part.
+        InputError: There is no such part, or demonstrations are both wanted and left out.
     """
+    if "demonstrations" in parts:
+        refuse_both("--without demonstrations", demonstrations)
     sources = [s for s in _SOURCES[task] if s != "eak" or has_bases]
     if "voting" in parts:
         sources = ["+".join(s for s in sources if s != "none") or "none"]
     listed = ", ".join(f"'{source}'" for source in sources)
     options = {**_EVERYTHING, "mode": f"'{mode}'", "sources": f"[{listed}]"}
+    if demonstrations is not None:
+        options["demonstrations"] = str(demonstrations)
     for part in parts:
         if part not in KCMF_PARTS:
             what, hint = unknown_name("part", part, KCMF_PARTS)

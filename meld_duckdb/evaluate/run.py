@@ -75,7 +75,7 @@ def evaluate(
         encode: Texts to vectors, for the baselines that use the encoder.
         notice: Called with one line when a case begins and ends.
         training: What is trained after the labels are taught; None for nothing.
-        asked: Settings of the connection that asks.
+        asked: Settings of training and of the connection that asks.
         together: Whether all data sets share one workspace, which is trained once.
         bases: Public knowledge bases that the workspaces have; not together.
 
@@ -148,7 +148,7 @@ def measure(
     learned: list[str] = []
 
     def learn(connection: duckdb.DuckDBPyConnection, workspace: Path, exam: Exam) -> None:
-        learned.extend(train(connection, workspace, case.task, exam, notice, training))
+        learned.extend(train(connection, workspace, case.task, exam, notice, training, asked))
 
     notice(f"{case.task} on {case.dataset}: {case.labels} labels, {case.exam.n} questions")
     started = time.perf_counter()

@@ -43,7 +43,8 @@ def evaluate_together(
         tier: Option ``tier`` of every call.
         notice: Called with a line now and then.
         training: What is trained; None for labels alone.
-        asked: Settings of the connection that asks, for example ``{"experts": 1}``.
+        asked: Settings of training and of the connection that asks, for example
+            ``{"experts": 1}``.
         keep: Directory of the workspace, to go on with; None for one that is gone afterwards.
     """
     with tempfile.TemporaryDirectory(prefix="meld-eval-") as folder:
@@ -53,7 +54,9 @@ def evaluate_together(
             notice(f"teaching {case.task} on {case.dataset}: {case.labels} labels")
             with fresh_connection(workspace) as (connection, _):
                 held_out += _teach(connection, case, training)
-        lines = [] if training is None else run_training(workspace, held_out, notice, training)
+        lines: list[str] = []
+        if training is not None:
+            lines = run_training(workspace, held_out, notice, training, settings=asked)
         for case, data in cases:
             started = time.perf_counter()
             try:

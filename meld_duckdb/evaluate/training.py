@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,8 +15,14 @@ from meld_duckdb.service import LocalService
 from meld_duckdb.settings import resolve
 from meld_duckdb.starter import NONE
 from meld_duckdb.tasks.base import Query
+from meld_duckdb.train.cross_encoder import T1Settings
+from meld_duckdb.train.encoder import EncoderSettings
 from meld_duckdb.train.held_out import hold_out
+from meld_duckdb.train.lora import LoraSettings
+from meld_duckdb.train.mixture_settings import MoeSettings
 from meld_duckdb.train.pipeline import RETRIEVAL, Pipeline, TrainSettings
+from meld_duckdb.train.pseudo_labels import AnnotateSettings
+from meld_duckdb.train.router import RouterSettings
 from meld_duckdb.train.stages import Finished
 
 Learn = Callable[[duckdb.DuckDBPyConnection, Path, Exam], None]
@@ -37,6 +43,19 @@ class Training:
     starter: str = NONE
 
 
+def seeded(seed: int) -> TrainSettings:
+    """Settings of a training whose draws all begin with one seed."""
+    return TrainSettings(
+        annotate=AnnotateSettings(seed=seed),
+        encoder=EncoderSettings(seed=seed),
+        expert=T1Settings(seed=seed),
+        mixture=MoeSettings(
+            lora=LoraSettings(seed=seed), router=RouterSettings(seed=seed), seed=seed
+        ),
+        seed=seed,
+    )
+
+
 def train(
     connection: duckdb.DuckDBPyConnection,
     workspace: Path,
@@ -44,8 +63,9 @@ def train(
     exam: Exam,
     notice: Callable[[str], None],
     training: Training | None = None,
+    settings: Mapping[str, object] | None = None,
 ) -> list[str]:
-    """Run stages of the training on a workspace whose labels are taught; retrieval by default.
+    """Run stages of the training on a workspace whose labels are taught; see `run_training`.
 
     Returns:
         What came of it, a line per stage.
@@ -54,7 +74,7 @@ def train(
         InputError: The training of this task is not evaluated.
     """
     asked = questions(connection, task, exam, training)
-    return run_training(workspace, asked, notice, training, (task,))
+    return run_training(workspace, asked, notice, training, (task,), settings)
 
 
 def questions(
@@ -82,11 +102,26 @@ def run_training(
     notice: Callable[[str], None],
     training: Training | None = None,
     tasks: Sequence[str] = (),
+    settings: Mapping[str, object] | None = None,
 ) -> list[str]:
-    """Train a workspace with questions held out; gives a line per stage."""
+    """Train a workspace.
+
+    Args:
+        workspace: Its directory.
+        held_out: Questions that no stage may touch.
+        notice: Called with a line now and then.
+        training: What is trained; retrieval by default.
+        tasks: Tasks whose labels are used; all that have labels if empty.
+        settings: Of the connection that will ask: a gate holds for the mixture of experts that it
+            was measured with. The starter is that of ``training``.
+
+    Returns:
+        What came of it, a line per stage.
+    """
     training = training or Training()
-    settings, _ = resolve({"workspace": workspace, "progress": False, "starter": training.starter})
-    session = LocalService(settings).session
+    own = {"workspace": workspace, "progress": False, "starter": training.starter}
+    resolved, _ = resolve({**(settings or {}), **own})
+    session = LocalService(resolved).session
     given = replace(training.settings, held_out=hold_out(held_out))
     finished = Pipeline(session, given, notice).run(tasks, training.stages)
     return [_line(stage) for stage in finished]

@@ -8,10 +8,13 @@ from dataclasses import replace
 import numpy as np
 
 from meld_duckdb import interrupt
+from meld_duckdb.engine.adapters import Adapter
+from meld_duckdb.errors import ArtefactError
 from meld_duckdb.features.stack import Stack, log_odds
 from meld_duckdb.planner.batch import Batch, Resources, keep
 from meld_duckdb.planner.budget import is_over, was_asked
 from meld_duckdb.planner.metapath import augment
+from meld_duckdb.planner.mixture import Mixture
 from meld_duckdb.planner.router import Choice
 from meld_duckdb.planner.trace import note_route
 from meld_duckdb.tasks.base import Answer, Evidence, Prompt, Query, Task
@@ -89,14 +92,11 @@ def _ask_round(
     task = batch.task
     too_long: list[int] = []
     n_prompts = n_tokens = 0
-    mixture = resources.mixture
-    choices = mixture.route(task.name, [batch.queries[i] for i in positions])
+    choices, groups = _routed(task, [batch.queries[i] for i in positions], resources.mixture)
     note_route(choices)
-    for group in mixture.groups(task.name, choices):
+    for group, adapter in groups:
         queries = [_shortlist(batch, positions[at]) for at in group]
-        choice = choices[group[0]]
-        prompts = _prompts(task, queries, resources, choice, max_chars)
-        adapter = None if choice is None else mixture.adapter(choice)
+        prompts = _prompts(task, queries, resources, choices[group[0]], max_chars)
         same = _places(prompts)
         wordings = list(same)
         for finished in resources.backend().complete(wordings, adapter):
@@ -120,6 +120,30 @@ def _ask_round(
         prompt_tokens=batch.prompt_tokens + n_tokens,
     )
     return batch, sorted(too_long)
+
+
+def _routed(
+    task: Task, queries: Sequence[Query], mixture: Mixture
+) -> tuple[Sequence[Choice | None], list[tuple[list[int], Adapter | None]]]:
+    """The experts of questions, and the adapter of each group of them.
+
+    All are merged before the first is asked: training may replace experts meanwhile. Where it just
+    does, they are chosen once more.
+    """
+    try:
+        return _merged(task, queries, mixture)
+    except ArtefactError:
+        return _merged(task, queries, mixture)
+
+
+def _merged(
+    task: Task, queries: Sequence[Query], mixture: Mixture
+) -> tuple[Sequence[Choice | None], list[tuple[list[int], Adapter | None]]]:
+    choices = mixture.route(task.name, queries)
+    groups = mixture.groups(task.name, choices)
+    chosen = [choices[group[0]] for group in groups]
+    adapters = [None if choice is None else mixture.adapter(choice) for choice in chosen]
+    return choices, list(zip(groups, adapters, strict=True))
 
 
 def _places(prompts: Sequence[Prompt]) -> dict[Prompt, list[int]]:

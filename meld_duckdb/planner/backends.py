@@ -120,7 +120,9 @@ def _asking(settings: Settings) -> str:
 
 
 def largest_rank(settings: Settings, path: Path) -> int:
-    """Largest rank that adapters of the workspace have together, or one of the starter's alone.
+    """Largest rank that adapters may have together, or one of the starter's alone.
+
+    The starter's answers beside those of the workspace only where experts of any task may.
 
     Args:
         settings: Names both.
@@ -129,12 +131,13 @@ def largest_rank(settings: Settings, path: Path) -> int:
     Returns:
         The rank; 0 where there is no adapter.
     """
+    answer = settings.answer
     ranks = _ranks(Workspace(settings.workspace).adapters_path)
-    most = max(settings.answer.experts, 1)
-    total = sum(sorted(ranks)[-most:])
-    total = min(total, settings.answer.merged_rank or total)
-    starter = starter_adapters(settings.starter) if settings.answer.experts else None
+    starter = starter_adapters(settings.starter) if answer.experts else None
     alone = [] if starter is None else _ranks(starter, model_digest(path))
+    together = [*ranks, *alone] if ranks and answer.expert_tasks == "all" else ranks
+    total = sum(sorted(together)[-max(answer.experts, 1) :])
+    total = min(total, answer.merged_rank or total)
     return max([total, *alone])
 
 

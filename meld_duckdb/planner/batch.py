@@ -17,8 +17,10 @@ from meld_duckdb.planner.mixture import Mixture
 from meld_duckdb.planner.options import Options
 from meld_duckdb.planner.scorers import Scorer
 from meld_duckdb.planner.tables import Context, Tables
+from meld_duckdb.records import digest
 from meld_duckdb.settings import AnswerSettings
 from meld_duckdb.tasks.base import Answer, Query, Task
+from meld_duckdb.tasks.kcmf import KcmfTask
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Batch:
     Attributes:
         contexts: Tables of each query's records.
         keys: Cache key of each query.
+        made_with: Identity of the labels and experts before the keys were made, see `readings`.
         matching: KcMF: identity of the rules and knowledge that the keys were made with.
         experts: Expert of tier 1 that may be asked about each query, None where there is none.
         gates: What was decided on tier 2 for each query, None where nothing was.
@@ -77,6 +80,7 @@ class Batch:
     queries: tuple[Query, ...]
     contexts: tuple[Context, ...]
     keys: tuple[str, ...] = ()
+    made_with: str = ""
     matching: str = ""
     experts: tuple[Expert | None, ...] = ()
     gates: tuple[Gate | None, ...] = ()
@@ -118,8 +122,22 @@ class Batch:
 Step = Callable[[Batch, Resources], Batch]
 
 
+def readings(batch: Batch, resources: Resources) -> str:
+    """Identity of what is read again while answers are computed, and others may change."""
+    names = (batch.task.name, *resources.scorers[batch.task.name].label_tasks)
+    labels = (resources.demonstrator.digest(name) for name in names)
+    may_ask = batch.policy.engine or any(gate is not None and gate.use for gate in batch.gates)
+    asks_experts = may_ask and not isinstance(batch.task, KcmfTask)
+    experts = resources.mixture.digest(batch.task.name) if asks_experts else ""
+    return digest(*labels, experts)
+
+
 def keep(batch: Batch, resources: Resources, found: dict[int, Answer]) -> Batch:
-    """Settle queries and put their answers into the cache."""
-    if resources.cache is not None:
+    """Settle queries and put their answers into the cache.
+
+    Where labels or experts changed since the keys were made, the answers are given but not kept:
+    the keys say what was there before.
+    """
+    if resources.cache is not None and batch.made_with == readings(batch, resources):
         resources.cache.put({batch.keys[i]: answer for i, answer in found.items()}, batch.task.name)
     return batch.settle(found)

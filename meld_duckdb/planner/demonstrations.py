@@ -77,6 +77,7 @@ class Demonstrator:
         self._encoder = encoder
         self._embedded: dict[str, str] = {}
         self._labelled: dict[str, tuple[str, list[Demonstration]]] = {}
+        self._digests: dict[str, tuple[Mapping[str, str], str]] = {}
         self._shared: OrderedDict[tuple[str, str, frozenset[str], int], _Leaders] = OrderedDict()
 
     def labels(self, task: str) -> dict[str, str]:
@@ -93,8 +94,12 @@ class Demonstrator:
     def _digest_of(self, task: str, labels: Mapping[str, str]) -> str:
         if not labels:
             return ""
-        across = demonstrations_across_tables(task, self._settings.model)
-        return digest(_VERSION, str(across), *(part for item in labels.items() for part in item))
+        kept = self._digests.get(task)
+        if kept is None or kept[0] is not labels:  # the catalogue gives the same until they change
+            across = str(demonstrations_across_tables(task, self._settings.model))
+            parts = (part for item in labels.items() for part in item)
+            kept = self._digests[task] = (labels, digest(_VERSION, across, *parts))
+        return kept[1]
 
     def neighbours(
         self, task: Task, queries: Sequence[Query], k: int = _SHOWN
@@ -174,9 +179,9 @@ class Demonstrator:
 
     def _leaders(self, task: Task, home: frozenset[str], wanted: int) -> _Leaders:
         """The leaders among the labels of some tables, and what is shown around each."""
-        key = (task.name, self.digest(task.name), home, wanted)
+        known_as, labels = self._kept_labels(task.name)
+        key = (task.name, known_as, home, wanted)
         if key not in self._shared:
-            labels = self.labelled(task.name)
             if home:
                 known = self._catalogue.memberships(r for d in labels for r in d.query.records)
                 labels = [d for d in labels if _stands_in(d.query, home, known)]
@@ -184,7 +189,7 @@ class Demonstrator:
             most = min(MOST_SETS, math.ceil(len(labels) / wanted))
             vectors = self._vectors([d.query for d in pool]) if pool else np.zeros((0, 1))
             chosen = spread(vectors, most)
-            usable = frozenset(d.query.digest for d in labels) if home else None
+            usable = {d.query.digest: d.answer for d in labels}
             shown = [self._around(task, vectors[i : i + 1], usable, wanted) for i in chosen]
             self._shared[key] = _Leaders(vectors[chosen], tuple(shown))
             while len(self._shared) > _KEPT:
@@ -193,7 +198,7 @@ class Demonstrator:
         return self._shared[key]
 
     def _around(
-        self, task: Task, vector: np.ndarray, usable: frozenset[str] | None, wanted: int
+        self, task: Task, vector: np.ndarray, usable: Mapping[str, str], wanted: int
     ) -> tuple[Demonstration, ...]:
         """The usable labels nearest to a leader, most similar last."""
         if task.labels is None:
@@ -213,14 +218,15 @@ class Demonstrator:
         vector: np.ndarray,
         k: int,
         answer: str | None,
-        usable: frozenset[str] | None,
+        usable: Mapping[str, str],
     ) -> list[Neighbour]:
         """The ``k`` nearest labels that may be shown; looks further where others are nearer."""
         n_labels = len(self.labels(task.name))
         look = k
         while True:
             [near] = self._nearest(task, vector, look, answer)
-            allowed = [n for n in near if usable is None or n.demonstration.query.digest in usable]
+            shown = ((n, n.demonstration) for n in near)
+            allowed = [n for n, d in shown if usable.get(d.query.digest) == d.answer]
             if len(allowed) >= k or look >= n_labels:
                 return allowed[:k]
             look = min(n_labels, 8 * look)
@@ -255,21 +261,26 @@ class Demonstrator:
 
     def labelled(self, task: str) -> list[Demonstration]:
         """All labels of a task with their queries, in the order of their keys."""
+        return self._kept_labels(task)[1]
+
+    def _kept_labels(self, task: str) -> tuple[str, list[Demonstration]]:
+        """The labels of a task, and their digest."""
         known = self.labels(task)
         if not known:
-            return []
+            return "", []
         # of the labels just read: another process may learn or roll back at any moment
         key = self._digest_of(task, known)
-        if self._labelled.get(task, ("",))[0] != key:
+        kept = self._labelled.get(task)
+        if kept is None or kept[0] != key:
             stored = self._store().labels(task)
             lost = known.keys() - {d.query.digest for d in stored}
             if lost and self.labels(task) != known:
-                return self.labelled(task)
+                return self._kept_labels(task)
             if lost:
                 raise self._store().damaged("labels", f"{len(lost)} labels of {task} are lost")
             found = [d for d in stored if known.get(d.query.digest) == d.answer]
-            self._labelled[task] = (key, found)
-        return self._labelled[task][1]
+            kept = self._labelled[task] = (key, found)
+        return kept
 
     def _vectors(self, queries: Sequence[Query]) -> np.ndarray:
         limit = self._settings.max_record_chars

@@ -8,11 +8,11 @@ tiers answered labels that none of them had seen. Without one, the shipped calib
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from meld_duckdb.errors import ArtefactCorrupt
+from meld_duckdb.errors import ArtefactCorrupt, ArtefactMissing
 from meld_duckdb.features.stack import Stack
 from meld_duckdb.planner.artefacts import Watched, read_versioned
 from meld_duckdb.planner.expert_card import Key
@@ -37,7 +37,7 @@ class Gate:
         stack: How its log-odds are added to those of the tiers before; None where its answer
             takes their place.
         model_digest: Identity of the language model it was measured with.
-        experts: Digest of adapters and router it was measured with.
+        experts: Identity of the experts it was measured with, see `mixture.Mixture.digest`.
         metrics: Held-out figures of the tiers.
     """
 
@@ -96,37 +96,69 @@ def read_gate(path: Path) -> Gate:
 class Gates:
     """The gates in a directory, read again when it changes. Safe for threads.
 
+    A gate holds for the language model and the experts that it was measured with, chosen and put
+    together as then; where it does not, the shipped calibration decides.
+
     Args:
         folder: The directory; it need not be there.
         model_digest: Identity of the language model that the settings name.
+        experts: Identity of a task's experts, of their router and of the settings about them.
         notice: Called with one line where a gate does not hold any more.
     """
 
     def __init__(
-        self, folder: Path, model_digest: Callable[[], str], notice: Callable[[str], None]
+        self,
+        folder: Path,
+        model_digest: Callable[[], str],
+        experts: Callable[[str], str],
+        notice: Callable[[str], None],
     ) -> None:
         self._folder = folder
-        self._model_digest = model_digest
+        self._model_digest, self._experts = model_digest, experts
         self._notice = notice
+        self._told: set[str] = set()
         self._gates = Watched((folder,), self._read)
 
     def find(self, task: str, key: Key) -> Gate | None:
-        """The gate for questions of a task with a key; None where there is none."""
-        return self._gates.get().get((task, key))
+        """The gate for questions of a task with a key; None where there is none that holds."""
+        return self.of(task).get(key)
 
-    def any(self, task: str) -> bool:
-        """Tell whether a task has a gate at all."""
-        return any(of_task == task for of_task, _ in self._gates.get())
+    def of(self, task: str) -> Mapping[Key, Gate]:
+        """The gates of a task that hold, by key.
 
-    def _read(self) -> dict[tuple[str, Key], Gate]:
-        found: dict[tuple[str, Key], Gate] = {}
-        for path in sorted(self._folder.glob("*.json")):
-            gate = read_gate(path)
-            if gate.model_digest != self._model_digest():
-                self._notice(
-                    f"the calibration {path.name} was made with another language model and is not "
-                    "used: meld train --stages experts"
-                )
-                continue
-            found[gate.task, gate.key] = gate
+        Raises:
+            ArtefactCorrupt: A gate, or an expert of the task, is damaged.
+        """
+        gates = self._gates.get().get(task)
+        if not gates:
+            return {}
+        experts = self._experts(task)
+        for gate in gates.values():
+            if gate.experts != experts:
+                self._tell(gate, "other experts, another router or other settings of them")
+        return {key: gate for key, gate in gates.items() if gate.experts == experts}
+
+    def _read(self) -> dict[str, dict[Key, Gate]]:
+        read = [read_gate(path) for path in sorted(self._folder.glob("*.json"))]
+        if not read:
+            return {}
+        try:
+            model = self._model_digest()
+        except ArtefactMissing:  # it cannot be asked either; tier 0 answers without it
+            return {}
+        found: dict[str, dict[Key, Gate]] = {}
+        for gate in read:
+            if gate.model_digest == model:
+                found.setdefault(gate.task, {})[gate.key] = gate
+            else:
+                self._tell(gate, "another language model")
         return found
+
+    def _tell(self, gate: Gate, other: str) -> None:
+        line = (
+            f"the calibration {gate_name(gate.task, gate.key)} was made with {other} and is not "
+            "used: meld train --stages experts"
+        )
+        if line not in self._told:
+            self._told.add(line)
+            self._notice(line)

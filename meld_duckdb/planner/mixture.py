@@ -126,9 +126,9 @@ class Mixture:
 
     def folder(self, name: str) -> FilePath:
         """The directory of an expert."""
-        if self._starter is None or name in self.own:
-            return self._folder / name
-        return self._starter / name
+        return (
+            self._starter / name if self._starter and self._is_lent(name) else self._folder / name
+        )
 
     def starter(self, task: str) -> FilePath | None:
         """Directory of the starter's expert of a task, whether it answers or not; None for none."""
@@ -143,9 +143,10 @@ class Mixture:
         if not cards or not self.settings.k:
             return ""
         return digest(
-            "mixture/1",
+            "mixture/2",
             *(card.digest for card in cards.values()),
             known.router.digest,
+            self._encoder_digest() if len(cards) > 1 else "",  # one alone is not routed to
             repr(self.settings),
         )
 
@@ -186,7 +187,7 @@ class Mixture:
     def adapter(self, choice: Choice) -> Adapter:
         """The merged adapter of the chosen experts; the starter's as it lies."""
         [name, *others] = choice.experts
-        if not others and name not in self.own:
+        if not others and self._is_lent(name):
             return open_adapter(self.folder(name))
         parts = [
             (self.folder(name), weight)
@@ -203,6 +204,11 @@ class Mixture:
         """Labels that the most relevant chosen expert was shown with a question in training."""
         card = self._watched.get().own.get(choice.experts[0])
         return 0 if card is None else card.demonstrations
+
+    def _is_lent(self, name: str) -> bool:
+        """Whether an expert is the starter's."""
+        known = self._watched.get()
+        return name in known.starter and name not in known.own
 
     def _expert_vectors(self, cards: Mapping[str, AdapterCard]) -> Vectors:
         key = digest(self._encoder_digest(), *(card.digest for card in cards.values()))

@@ -17,7 +17,7 @@ from dataclasses import replace
 from meld_duckdb import interrupt, progress
 from meld_duckdb.planner.ask_engine import ask_engine
 from meld_duckdb.planner.ask_expert import ask_expert, choose_experts
-from meld_duckdb.planner.batch import Batch, Resources, Step, keep
+from meld_duckdb.planner.batch import Batch, Resources, Step, keep, readings
 from meld_duckdb.planner.budget import is_over, limited, settle_late
 from meld_duckdb.planner.cascade import Policy, choose_policy
 from meld_duckdb.planner.expert_card import expert_key
@@ -226,9 +226,10 @@ def look_up_labels(batch: Batch, resources: Resources) -> Batch:
 
 def look_up_cache(batch: Batch, resources: Resources) -> Batch:
     """Settle queries answered before with the same models, settings, context and labels."""
+    batch = choose_gates(choose_experts(batch, resources), resources)
+    batch = replace(batch, made_with=readings(batch, resources))
     batch = replace(batch, matching=_matching_key(batch, resources))
     shared = _shared_key(batch, resources)
-    batch = choose_gates(choose_experts(batch, resources), resources)
     keys = tuple(
         digest(
             shared,
@@ -252,10 +253,11 @@ def look_up_cache(batch: Batch, resources: Resources) -> Batch:
 def choose_gates(batch: Batch, resources: Resources) -> Batch:
     """Find what training decided on tier 2; nothing where the call names a tier itself."""
     task = batch.task.name
-    if batch.policy.expert != "unsure" or not resources.gates.any(task):
+    gates = resources.gates.of(task) if batch.policy.expert == "unsure" else {}
+    if not gates:
         return replace(batch, gates=(None,) * len(batch.queries))
     found = (
-        resources.gates.find(task, expert_key(task, query, context))
+        gates.get(expert_key(task, query, context))
         for query, context in zip(batch.queries, batch.contexts, strict=True)
     )
     return replace(batch, gates=tuple(found))

@@ -120,7 +120,8 @@ def choose(
         relevance: [n, m]; minus infinity where an expert is none of the question's.
         names: Names of the experts, [m]; they break ties.
         k: Experts of a question, at most.
-        weighting: ``"equal"``: 1/k each; ``"router"``: the softmax of their relevance.
+        weighting: ``"equal"``: 1/k each; ``"router"``: the softmax of their relevance in tenths,
+            so that many questions share one merged adapter. One without a tenth is not chosen.
         likeness: Cosines between experts, [m, m]; needed for diversity.
         diversity: What likeness to an expert already chosen costs; 0 for the k most relevant.
 
@@ -140,16 +141,25 @@ def choose(
             chosen.append(best)
             left.remove(best)
         own = row[chosen].astype(np.float64)
-        shares = np.exp((own - own.max()) / TEMPERATURE) if weighting == "router" else own * 0 + 1
-        shares = shares / shares.sum()
+        weights = _in_tenths(own) if weighting == "router" else [1 / max(1, len(own))] * len(own)
+        counted = [at for at, weight in enumerate(weights) if weight > 0]
         choices.append(
             Choice(
-                tuple(names[i] for i in chosen),
-                tuple(float(x) for x in shares.round(DECIMALS)),
-                tuple(float(x) for x in own.round(DECIMALS)),
+                tuple(names[chosen[at]] for at in counted),
+                tuple(weights[at] for at in counted),
+                tuple(float(own[at].round(DECIMALS)) for at in counted),
             )
         )
     return choices
+
+
+def _in_tenths(relevance: NDArray[np.float64]) -> list[float]:
+    """Softmax in tenths that sum to 1: the largest remainders get what rounding down leaves."""
+    shares = np.exp((relevance - relevance.max()) / TEMPERATURE)
+    tenths = 10 * shares / shares.sum()
+    whole = np.floor(tenths.round(DECIMALS))
+    whole[np.argsort(whole - tenths, kind="stable")[: 10 - int(whole.sum())]] += 1
+    return [float(n) / 10 for n in whole]
 
 
 def unit(vectors: Vectors) -> Vectors:

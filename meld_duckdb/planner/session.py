@@ -111,6 +111,7 @@ class Session(Loaded):
         self.gates = Gates(
             self._workspace.calibration_path,
             lambda: models.model_digest(self._model_path()),
+            self.mixture.digest,
             notice,
         )
         self.certificates = Certificates(self._workspace.calibration_path, keep=settings.learn)
@@ -280,14 +281,16 @@ class Session(Loaded):
         """Judge pairs of rows of one table, with the table as context.
 
         Returns:
-            The probability of each pair to match, that from which it does, and, as of `dedupe`,
-            answers and how they came about.
+            How likely each pair is to match, on the scale of tier 0; from where on it does; and, as
+            of `dedupe`, answers and how they came about.
         """
         policy = choose_policy("match", self.settings.answer.model, options)
         answers: list[Answer] = []
         table = table_digest(rows)
         labelled = bool(self.demonstrator.labels("match"))
-        one_by_one = policy.engine or policy.expert == "always" or labelled
+        gate = self.gates.find("match", (table, table)) if policy.expert == "unsure" else None
+        gated = gate is not None and gate.use
+        one_by_one = policy.engine or policy.expert == "always" or labelled or gated
         if one_by_one:
             answers, outcome = ask_pairs(
                 self.planner, self.tables, "match", rows, rows, pairs.tolist(), options, brief=True
@@ -306,9 +309,10 @@ class Session(Loaded):
             outcome = Outcome(asked[:0], asked[:done], [0] * done, refused=asked[done:])
         with self.tables.lend({table: rows}):
             least = self._match.threshold(table, options)
-        expert = self.experts.of("match", (table, table), policy.expert)
-        if one_by_one and options.threshold is None and expert is not None:
-            least = expert.card.stack.threshold
+        if one_by_one:  # each tier has a threshold of its own
+            said = np.array([answer.value == "match" for answer in answers], dtype=bool)
+            below = np.minimum(likely, np.nextafter(least, -1.0))
+            likely = np.where(said, np.maximum(likely, least), below)
         return likely, least, answers, outcome
 
     def state(self) -> State:

@@ -29,7 +29,7 @@ from meld_duckdb.features.stack import FloatArray
 from meld_duckdb.planner.expert_card import ExpertCard, Key, expert_key
 from meld_duckdb.planner.save_expert import existing_expert, save_expert
 from meld_duckdb.planner.scorers import make_scorers
-from meld_duckdb.planner.scorers.base import Labels
+from meld_duckdb.planner.scorers.base import Scorer
 from meld_duckdb.planner.session import Session
 from meld_duckdb.planner.tables import Context
 from meld_duckdb.records import digest
@@ -260,8 +260,7 @@ def held_out_tier0(
         asked = np.flatnonzero(folds == fold).tolist()
         hidden = {r.digest for i in asked for r in labels[i].query.records}
         known = [*elsewhere, *(labels[i] for i in np.flatnonzero(folds != fold).tolist())]
-        told = _told(session, {task: known}, hidden)
-        scorer = make_scorers(session.tables, session.encode_untuned, told)[task]
+        scorer = fitted_scorer(session, task, known, hidden)
         for context in dict.fromkeys(contexts[i] for i in asked):
             at = [i for i in asked if contexts[i] == context]
             said = scorer.score([labels[i].query for i in at], context)
@@ -270,15 +269,18 @@ def held_out_tier0(
     return answers
 
 
-def _told(session: Session, known: dict[str, Sequence[Demonstration]], hidden: set[str]) -> Labels:
-    """Labels of each task: those given, of other tasks all but those of hidden records."""
+def fitted_scorer(
+    session: Session, task: str, labels: Sequence[Demonstration], hidden: set[str]
+) -> Scorer:
+    """Tier 0 of a task fitted to labels, and to those of other tasks but of hidden records."""
+    known = {task: labels}
 
     def told(name: str) -> Sequence[Demonstration]:
         if name not in known:
             known[name] = without(session.demonstrator.labelled(name), hidden)
         return known[name]
 
-    return told
+    return make_scorers(session.tables, session.encode_untuned, told)[task]
 
 
 def _groundwork(

@@ -3,8 +3,9 @@
 All opinions are of models that had not seen the labels they are judged by. For a task with two
 answers the language model's log-odds are added to those of the tiers before, and it is used where
 that makes the labels more likely (`train.stack`); for the others its answer takes the place of an
-unsure one, and it is used where it is right more often, by more than `train.stack.ERRORS` standard
-errors.
+unsure one, and it is used where statements would then be right more often, by more than
+`train.stack.ERRORS` standard errors: what is not likely enough to be said (`planner.finish`) is not
+right.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ import numpy as np
 
 from meld_duckdb.features.stack import Stack, log_odds
 from meld_duckdb.planner.cascade import UNSURE
+from meld_duckdb.planner.finish import finish
 from meld_duckdb.planner.gate import Gate
+from meld_duckdb.planner.options import Options
 from meld_duckdb.planner.session import Session
 from meld_duckdb.tasks import TASKS
-from meld_duckdb.tasks.base import Answer, Demonstration
-from meld_duckdb.train.expert import held_out_tier0
+from meld_duckdb.tasks.base import Answer, Query
+from meld_duckdb.train.expert import fitted_scorer
 from meld_duckdb.train.folds import draw_folds, groups_of
 from meld_duckdb.train.label_groups import LabelGroup
 from meld_duckdb.train.rows import TrainingRow
@@ -43,7 +46,7 @@ def fit_gate(
 
     Args:
         group: Its ``dev`` rows are judged by.
-        before: What the tiers before say of each, without having seen it.
+        before: What the tiers before say of each, without having seen it; see `opinions_before`.
         answers: What the language model says of each, likewise.
         model_digest: Identity of the language model.
         experts: Digest of adapters and router.
@@ -69,14 +72,11 @@ def fit_gate(
 def opinions_before(session: Session, group: LabelGroup) -> list[Answer | None]:
     """What the tiers before tier 2 say of the labels set aside, without having seen each.
 
-    That is tier 0, fitted to the labels of ``learn``; where an expert of tier 1 is used, what both
-    said when it was judged.
+    That is tier 0, fitted to the labels of ``learn``, as a statement says it: without a value that
+    is not likely enough. Where an expert of tier 1 is used, it is what both said when it was
+    judged.
     """
-    rows = [*group.learn, *group.dev]
-    shown = [Demonstration(row.query, row.answer) for row in rows]
-    folds = np.array([0] * len(group.learn) + [1] * len(group.dev))
-    contexts = session.tables.find([row.query for row in rows])
-    before = held_out_tier0(session, group.task, shown, contexts, folds)[len(group.learn) :]
+    before = _said_by_features(session, group.task, [row.query for row in group.dev])
     expert = session.experts.of(group.task, group.key, "unsure")
     labels = TASKS[group.task].labels
     if expert is None or labels is None:
@@ -86,6 +86,23 @@ def opinions_before(session: Session, group: LabelGroup) -> list[Answer | None]:
         Answer(labels[0] if known[d] >= least else labels[1], known[d], 1) if d in known else own
         for own, d in zip(before, (row.query.digest for row in group.dev), strict=True)
     ]
+
+
+def _said_by_features(session: Session, task: str, queries: Sequence[Query]) -> list[Answer | None]:
+    """What tier 0 says, fitted to all labels but those of the queries; None for nothing."""
+    own = {query.digest for query in queries}
+    known = [d for d in session.demonstrator.labelled(task) if d.query.digest not in own]
+    hidden = {record.digest for query in queries for record in query.records}
+    scorer = fitted_scorer(session, task, known, hidden)
+    answers: list[Answer | None] = [None] * len(queries)
+    contexts = session.tables.find(queries)
+    for context in dict.fromkeys(contexts):
+        at = [i for i, those in enumerate(contexts) if those == context]
+        for i, answer in zip(at, scorer.score([queries[i] for i in at], context), strict=True):
+            if answer is not None:
+                least = scorer.least(queries[i], context)
+                answers[i] = finish(TASKS[task], queries[i], Options(), answer, least)
+    return answers
 
 
 def _judge_two(
@@ -116,8 +133,13 @@ def _judge_many(
 ) -> Verdict:
     """Judge a task with many answers: the language model's takes the place of an unsure one."""
     unsure = np.array([_probability(a) < UNSURE[1] or a is None for a in before])
+    failed = np.array([a.error is not None for a in answers], dtype=bool)
+    task, options = TASKS[group.task], Options()
+    said = [
+        finish(task, row.query, options, a, 0.0) for row, a in zip(group.dev, answers, strict=True)
+    ]
     old = _right(group.dev, before)
-    new = np.where(unsure, _right(group.dev, answers), old)
+    new = np.where(unsure & ~failed, _right(group.dev, said), old)
     n = len(new)
     if n < _LEAST:
         return Verdict(False, f"{n} labels set aside: too few to tell", Stack(), 0.0, 1.0, {})

@@ -51,7 +51,7 @@ from meld_duckdb.train.stages import Metrics, Stage
 from meld_duckdb.workspace import write_atomic
 
 _VERSION = 1
-_GATE_VERSION = 2
+_GATE_VERSION = 3
 
 
 class MixtureTraining:

@@ -2,36 +2,53 @@
 
     python -m tests.bench.bench_cross_adapter --data DIR --keep DIR [--fold 1] [--quota 300]
         [--epochs 2] [--rank 16] [--rate 1e-3] [--max-chars 500] [--judged 200] [--json FILE]
+    python -m tests.bench.bench_cross_adapter --data DIR --keep DIR --leave NAME ... [--quota 400]
+        [--adapter DIR] [--judged 150] [--json FILE]
 
 The adapter learns from the training pairs of all data sets but a fold and its relatives (``--quota`` of
 each) and judges validation pairs of the fold, as does tier 0, trained without it too. What the
 adapter adds is judged by weights fitted to the other pairs (five parts). Test pairs stay closed. A
 killed run goes on at its checkpoint.
+
+``--leave``: trained as the starter is (or ``--adapter``: trained before) without these sets, the
+adapter is asked about validation pairs of each that tier 0, which learned from all other sets, is
+unsure of: ``--judged`` of them, which stand for all. F1 is that of all validation pairs.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from meld_duckdb.engine.adapters import open_adapter
+from meld_duckdb.engine.backend import Backend
 from meld_duckdb.engine.transformers import TransformersBackend
 from meld_duckdb.features.stack import log_odds, sigmoid
 from meld_duckdb.models import locate
+from meld_duckdb.planner.cascade import UNSURE
 from meld_duckdb.settings import DEFAULT_MODEL, default_model_dir
+from meld_duckdb.tasks.base import Query
 from meld_duckdb.train import calibrate_match
 from meld_duckdb.train.asking import ask
-from meld_duckdb.train.cross_dataset import DrawSettings, cross_dataset_rows, match_pairs
+from meld_duckdb.train.cross_dataset import (
+    MATCH_SETS,
+    DrawSettings,
+    cross_dataset_rows,
+    match_pairs,
+)
 from meld_duckdb.train.lora import LoraSettings, train_adapter
 from meld_duckdb.train.stack import fit_stack
-from tests.bench.bench_cross_dataset import FOLDS, TASK, VARIANTS, tier0_sets
+from meld_duckdb.train.starter_stages import StarterSettings
+from tests.bench.bench_cross_dataset import FOLDS, SEED, TASK, VARIANTS, tier0_sets
 
 DATA = Path(__file__).parent.parent.parent.parent / "shared" / "data"
 PARTS = 5
+_MAX_CHARS = 2_000
 
 
 def measure(given: argparse.Namespace) -> dict[str, Any]:
@@ -64,6 +81,55 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         },
         **{name: judge(given, name, backend, out, models, weights) for name in fold},
     }
+
+
+def measure_unsure(given: argparse.Namespace) -> dict[str, Any]:
+    """Train without some sets as the starter is, and judge by what tier 0 is unsure of."""
+    model = locate(DEFAULT_MODEL, default_model_dir(), "language model")
+    out = given.adapter or given.keep / f"starter-without-{'-'.join(given.leave)}"
+    if not out.is_dir():
+        rows = cross_dataset_rows(given.data, TASK, given.leave, DrawSettings(quota=given.quota))
+        print(f"{len(rows)} rows to learn from", flush=True)
+        train_adapter(rows, model, out, StarterSettings().lora, progress=say)
+    backend = TransformersBackend(model, device="cpu", batch_size=8)
+    found = {}
+    for name in given.leave:
+        learned, weights = tier0_sets(given.data, (name,), MATCH_SETS)
+        valid = calibrate_match.load_set(given.data / "EM" / name, weights).valid
+        fitted = calibrate_match.fit("context", learned)
+        own = np.asarray(fitted.log_odds(valid.rows["context"]), dtype=float)
+        queries = [query for query, _ in match_pairs(given.data, name, "valid")]
+        truth = np.asarray(valid.labels) == 1
+        found[name] = judge_unsure(given.judged, queries, truth, own, backend, out)
+        print(name, json.dumps(found[name]), flush=True)
+    return found
+
+
+def judge_unsure(
+    judged: int,
+    queries: Sequence[Query],
+    truth: np.ndarray,
+    own: np.ndarray,
+    backend: Backend,
+    out: Path,
+) -> dict[str, float]:
+    """F1 of all pairs where the adapter, or the mean of both log-odds, answers the unsure ones."""
+    unsure = np.flatnonzero(np.abs(own) < log_odds(np.array([UNSURE[1]]))[0])
+    at = np.sort(np.random.default_rng(SEED).permutation(unsure)[:judged])
+    replies = ask(backend, TASK, [queries[i] for i in at], _MAX_CHARS, open_adapter(out))
+    other = log_odds(np.array([reply.probability for reply in replies], dtype=float))
+    weights = np.ones(len(own))
+    weights[unsure] = 0
+    weights[at] = len(unsure) / len(at)
+    found = {"unsure": len(unsure), "asked": len(at), "matches asked": int(truth[at].sum())}
+    for way, odds in (("tier 0", own[at]), ("adapter", other), ("mean", (own[at] + other) / 2)):
+        said = own.copy()
+        said[at] = odds
+        hits = float((weights * (truth & (said > 0))).sum())
+        sizes = float((weights * truth).sum() + (weights * (said > 0)).sum())
+        found[f"{way}, F1"] = round(2 * hits / max(1.0, sizes), 4)
+        found[f"{way}, AUC"] = round(calibrate_match.auc(truth[at].astype(int), odds), 4)
+    return found
 
 
 def judge(
@@ -109,10 +175,12 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--max-chars", type=int, default=500)
     parser.add_argument("--judged", type=int, default=200)
+    parser.add_argument("--leave", nargs="*", choices=MATCH_SETS)
+    parser.add_argument("--adapter", type=Path)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     given.keep.mkdir(parents=True, exist_ok=True)
-    found = measure(given)
+    found = (measure_unsure if given.leave else measure)(given)
     if given.json:
         given.json.write_text(json.dumps(found, indent=1), "utf-8")
 

@@ -14,7 +14,7 @@ that what experts change is not hidden by tier 0. Variants:
     full             three experts, equal weights, everything trained
     k1 ... k5        so many experts
     router-weights   weights by relevance
-    all-tasks        experts of other tasks may be among the chosen ones; the router as trained
+    all-tasks        experts of other tasks may be chosen, too; the router is trained for that
     no-router        the router untrained: experts by their descriptions
     no-starter       with --pairs: the first adapter of a task begins with the language model
     no-pretraining   every expert trained from the language model

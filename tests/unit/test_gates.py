@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pytest
 
-from meld_duckdb.errors import ArtefactCorrupt, ArtefactIncompatible
+from meld_duckdb.errors import ArtefactCorrupt, ArtefactIncompatible, ArtefactMissing
 from meld_duckdb.features.stack import Stack
 from meld_duckdb.planner.ask_engine import added_up
 from meld_duckdb.planner.gate import Gates, gate_json, gate_name, read_gate
+from meld_duckdb.planner.session import Session
 from meld_duckdb.records import make_record
+from meld_duckdb.settings import resolve
 from meld_duckdb.tasks import TASKS
 from meld_duckdb.tasks.base import Answer, Query
-from meld_duckdb.train.gates import fit_gate
+from meld_duckdb.train.gates import fit_gate, opinions_before
 from meld_duckdb.train.label_groups import LabelGroup
 from meld_duckdb.train.rows import TrainingRow
 
@@ -96,6 +100,55 @@ def test_sure_answers_are_not_replaced() -> None:
     assert gate.metrics["asked_share"] == 0.0
 
 
+def test_a_value_too_unlikely_to_be_said_is_not_right() -> None:
+    group = _group(40, "impute")
+    acceptable = [Answer(row.answer, 0.6, 0) for row in group.dev]
+    unlikely = [Answer(row.answer, 0.3, 2) for row in group.dev]
+    gate = fit_gate(group, acceptable, unlikely, model_digest="m", experts="e")
+    assert not gate.use
+    assert (gate.metrics["accuracy_before"], gate.metrics["accuracy_both"]) == (1.0, 0.0)
+
+
+def test_a_cell_that_is_unlikely_to_be_wrong_is_kept() -> None:
+    rows = tuple(
+        TrainingRow("repair", Query((make_record({"a": str(i), "b": "x"}),), "b"), "x")
+        for i in range(20)
+    )
+    group = LabelGroup("repair", KEY, (), rows)
+    wrong, doubted = [Answer("y", 0.6, 0)] * 20, [Answer("z", 0.3, 2)] * 20
+    gate = fit_gate(group, wrong, doubted, model_digest="m", experts="e")
+    assert (gate.metrics["accuracy_before"], gate.metrics["accuracy_both"]) == (0.0, 1.0)
+
+
+def test_where_the_language_model_fails_the_answer_before_stays() -> None:
+    group = _group(40, "impute")
+    acceptable = [Answer(row.answer, 0.6, 0) for row in group.dev]
+    failed = [Answer(tier=2, error="unparsable: no value")] * 40
+    gate = fit_gate(group, acceptable, failed, model_digest="m", experts="e")
+    assert gate.metrics["accuracy_both"] == 1.0
+
+
+def test_opinions_before_are_what_a_statement_says(
+    con: duckdb.DuckDBPyConnection, tmp_path: Path
+) -> None:
+    rows = [
+        TrainingRow(
+            "impute", Query((make_record({"name": f"n{i}", "city": None}),), "city"), f"city {i}"
+        )
+        for i in range(30)
+    ]
+    con.execute(
+        "SELECT meld_learn('impute', {'row': {'name': 'n' || i, 'city': NULL}, 'column': 'city'}, "
+        "'city ' || i) FROM range(30) r(i)"
+    ).fetchall()
+    session = Session(resolve({"workspace": str(tmp_path / "workspace")})[0], print)
+    group = LabelGroup("impute", KEY, tuple(rows[:20]), tuple(rows[20:]))
+    for answer in opinions_before(session, group):
+        assert answer is not None and answer.value is None
+        assert (answer.error or "").startswith("low_confidence")
+        assert 0 < (answer.probability or 0) < 0.5  # by which the gate tells that it is unsure
+
+
 def test_opinions_are_added_up() -> None:
     stack = Stack(own=1.0, added=2.0, threshold=0.5)
     before, answer = Answer("mismatch", 0.4, 0), Answer("match", 0.9, 2)
@@ -115,25 +168,44 @@ def _write(folder: Path, model: str = "m") -> Path:
     return path
 
 
+def _gates(
+    folder: Path, model: str = "m", experts: str = "e", tell: Callable[[str], None] = print
+) -> Gates:
+    return Gates(folder, lambda: model, lambda task: experts, tell)
+
+
 def test_gates_are_read_as_written_and_found_by_key(tmp_path: Path) -> None:
     path = _write(tmp_path)
-    gates = Gates(tmp_path, lambda: "m", lambda line: None)
+    gates = _gates(tmp_path)
     found = gates.find("match", KEY)
     assert found is not None and found.digest == read_gate(path).digest
-    assert gates.any("match") and not gates.any("impute")
+    assert gates.of("match") and not gates.of("impute")
     assert gates.find("match", ("", "other")) is None
 
 
-def test_a_gate_of_another_model_is_not_used(tmp_path: Path) -> None:
+@pytest.mark.parametrize("other", [{"model": "another"}, {"experts": "another"}])
+def test_a_gate_of_another_model_or_of_other_experts_is_not_used(
+    tmp_path: Path, other: dict[str, str]
+) -> None:
     _write(tmp_path)
     lines: list[str] = []
-    gates = Gates(tmp_path, lambda: "another", lines.append)
-    assert gates.find("match", KEY) is None
-    assert "meld train --stages experts" in lines[0]
+    gates = _gates(tmp_path, **other, tell=lines.append)
+    assert gates.find("match", KEY) is None and gates.find("match", KEY) is None
+    [line] = lines
+    assert "meld train --stages experts" in line
+
+
+def test_a_language_model_that_is_not_there_is_not_asked_for(tmp_path: Path) -> None:
+    _write(tmp_path)
+
+    def missing() -> str:
+        raise ArtefactMissing("no model")
+
+    assert not Gates(tmp_path, missing, lambda task: "e", print).of("match")
 
 
 def test_no_directory_is_no_gate(tmp_path: Path) -> None:
-    assert Gates(tmp_path / "none", lambda: "m", print).find("match", KEY) is None
+    assert _gates(tmp_path / "none").find("match", KEY) is None
 
 
 def test_damaged_gates_are_named(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ class World:
                 encode=HashingEncoder().encode,
                 notice=print,
             ),
-            gates=Gates(folder / "calibration", lambda: "scripted", print),
+            gates=Gates(folder / "calibration", lambda: "scripted", lambda task: "", print),
             matcher=Matcher(
                 Sources(
                     tables,
@@ -145,6 +145,23 @@ def test_nothing_is_computed_twice(world: World, tmp_path: Path) -> None:
 def test_what_can_change_an_answer_is_in_the_key(world: World, options: dict[str, object]) -> None:
     world.ask(pair(0.5))
     _, outcome = world.ask(pair(0.5), **options)
+    assert len(outcome.evaluated) == 1
+
+
+def test_an_answer_made_while_others_learn_is_given_but_not_kept(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score = world.scorer.score
+
+    def learn_then_score(queries: Sequence[Query], context: Context) -> list[Answer | None]:
+        monkeypatch.undo()
+        world.learn(pair(0.2, "another"), "match")
+        return score(queries, context)
+
+    monkeypatch.setattr(world.scorer, "score", learn_then_score)
+    assert world.ask(pair(0.95))[0][0].value == "match"
+    world.catalogue.replace_labels({})  # the labels that its key would name
+    _, outcome = world.ask(pair(0.95))
     assert len(outcome.evaluated) == 1
 
 

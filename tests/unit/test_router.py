@@ -37,10 +37,23 @@ def test_ties_go_by_name_and_k_may_exceed_the_experts() -> None:
 
 
 def test_who_may_not_answer_is_not_chosen() -> None:
-    relevance = np.array([[0.9, -np.inf, 0.1, -np.inf]], dtype=np.float32)
+    relevance = np.array([[0.9, -np.inf, 0.8, -np.inf]], dtype=np.float32)
     [choice] = choose(relevance, NAMES, 3, "router")
     assert choice.experts == ("films", "tools")
     assert sum(choice.weights) == pytest.approx(1.0)
+
+
+def test_many_questions_share_few_weightings() -> None:
+    relevance = np.random.default_rng(0).normal(0, 0.1, (500, 3)).astype(np.float32)
+    choices = choose(relevance, NAMES[:3], 3, "router")
+    assert len({(c.experts, c.weights) for c in choices}) < 80  # each is a merged adapter
+    for choice in choices:
+        assert sum(choice.weights) == pytest.approx(1.0) and min(choice.weights) >= 0.1
+
+
+def test_an_expert_without_a_tenth_is_left_out() -> None:
+    [choice] = choose(np.array([[0.9, -0.9, -0.9, -0.9]], dtype=np.float32), NAMES, 3, "router")
+    assert choice.experts == ("films",) and choice.weights == (1.0,)
 
 
 def test_only_those_who_may_answer_teach() -> None:

@@ -99,6 +99,8 @@ def test_places_for_adapters_are_those_the_workspace_needs(tmp_path: Path) -> No
         text = "{" if rank is None else json.dumps({"r": rank})
         (folder / "adapter_config.json").write_text(text)
     assert largest_rank(settings, model) == 32  # three experts are merged
+    mixed = replace(settings.answer, expert_tasks="all", experts=5)
+    assert largest_rank(replace(settings, answer=mixed), model) == 42  # and the starter's with them
     for merged, expected in ((16, 16), (64, 32)):
         answer = replace(settings.answer, merged_rank=merged)
         assert largest_rank(replace(settings, answer=answer), model) == expected
