@@ -43,7 +43,7 @@ from meld_duckdb.train.cross_encoder import (
 )
 from meld_duckdb.train.folds import draw_folds, groups_of, without
 from meld_duckdb.train.held_out import NOTHING, HeldOut
-from meld_duckdb.train.offered import WITH_OPTIONS, offered, subject
+from meld_duckdb.train.offered import offered, subject
 from meld_duckdb.train.rows import TrainingRow
 from meld_duckdb.train.stack import IntArray, Verdict, fit_option_stack, fit_stack
 
@@ -252,10 +252,10 @@ def held_out_tier0(
         One answer per label, in order; None where features say nothing.
     """
     answers: Opinions = [None] * len(labels)
-    # the labels may come with options, while those of the session have none
-    identity = subject if task in WITH_OPTIONS else (lambda query: query.digest)
-    own = {identity(label.query) for label in labels}
-    elsewhere = [d for d in session.demonstrator.labelled(task) if identity(d.query) not in own]
+    own = {subject(task, label.query) for label in labels}
+    elsewhere = [
+        d for d in session.demonstrator.labelled(task) if subject(task, d.query) not in own
+    ]
     for fold in np.unique(folds).tolist():
         asked = np.flatnonzero(folds == fold).tolist()
         hidden = {r.digest for i in asked for r in labels[i].query.records}

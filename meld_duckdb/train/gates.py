@@ -26,6 +26,7 @@ from meld_duckdb.tasks.base import Answer, Query
 from meld_duckdb.train.expert import fitted_scorer
 from meld_duckdb.train.folds import draw_folds, groups_of
 from meld_duckdb.train.label_groups import LabelGroup
+from meld_duckdb.train.offered import subject
 from meld_duckdb.train.rows import TrainingRow
 from meld_duckdb.train.stack import ERRORS, Verdict, fit_stack
 
@@ -90,8 +91,8 @@ def opinions_before(session: Session, group: LabelGroup) -> list[Answer | None]:
 
 def _said_by_features(session: Session, task: str, queries: Sequence[Query]) -> list[Answer | None]:
     """What tier 0 says, fitted to all labels but those of the queries; None for nothing."""
-    own = {query.digest for query in queries}
-    known = [d for d in session.demonstrator.labelled(task) if d.query.digest not in own]
+    own = {subject(task, query) for query in queries}
+    known = [d for d in session.demonstrator.labelled(task) if subject(task, d.query) not in own]
     hidden = {record.digest for query in queries for record in query.records}
     scorer = fitted_scorer(session, task, known, hidden)
     answers: list[Answer | None] = [None] * len(queries)

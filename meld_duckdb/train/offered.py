@@ -56,8 +56,10 @@ def in_order_of(query: Query, short: Query) -> Query:
     return shortlisted(query, ordered, len(ordered))
 
 
-def subject(query: Query) -> str:
-    """Identity of what a label with options is about, whatever options it is shown with."""
+def subject(task: str, query: Query) -> str:
+    """Identity of what a label is about, the same with options and without, as it is kept."""
+    if task not in WITH_OPTIONS:
+        return query.digest
     return digest(query.records[0].digest, query.target or "")
 
 
