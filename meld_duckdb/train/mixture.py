@@ -7,7 +7,7 @@
 Every stage leaves a file or directory in ``<workspace>/train``; `train.stages` skips what did not
 change. Nothing of a label that was set aside enters an expert.
 
-Paper: MELD §4.2 (initial experts, meta-paths), §4.3 (refinement), §4.4 (router).
+Paper: MELD §4.2 (initial experts, meta-paths), §4.3 (refinement); the router: `train.routing`.
 """
 
 from __future__ import annotations
@@ -22,36 +22,28 @@ import numpy as np
 from meld_duckdb import safe_json
 from meld_duckdb.models import model_digest
 from meld_duckdb.planner.adapter_card import AdapterCard
-from meld_duckdb.planner.gate import gate_json, gate_name
 from meld_duckdb.planner.metapath import Path as MetaPath
-from meld_duckdb.planner.mixture import routed_text
-from meld_duckdb.planner.router import write_router
 from meld_duckdb.planner.session import Session
 from meld_duckdb.records import digest
 from meld_duckdb.tasks import TASKS
-from meld_duckdb.tasks.base import Answer
 from meld_duckdb.train.asking import Asker
-from meld_duckdb.train.gates import fit_gate, opinions_before
 from meld_duckdb.train.install import (
     file_digest,
     install_adapter,
-    install_router,
     new_card,
     weights_digest,
 )
 from meld_duckdb.train.label_groups import LabelGroup, not_set_aside, rows_by_group
 from meld_duckdb.train.lora import LoraSettings, has_shape, train_adapter
 from meld_duckdb.train.metapath import search_path
-from meld_duckdb.train.mixture_settings import EXPERTS, MoeSettings, shared_tasks
-from meld_duckdb.train.outcomes import expert_outcomes
+from meld_duckdb.train.mixture_settings import EXPERTS, MoeSettings, group_inputs, shared_tasks
 from meld_duckdb.train.refine import diverse_rows, refine
-from meld_duckdb.train.router import train_router
+from meld_duckdb.train.routing import Routing
 from meld_duckdb.train.rows import TrainingRow
 from meld_duckdb.train.stages import Metrics, Stage
 from meld_duckdb.workspace import write_atomic
 
 _VERSION = 1
-_GATE_VERSION = 3
 
 
 class MixtureTraining:
@@ -95,11 +87,14 @@ class MixtureTraining:
             for name in ("adapter", "path", "refine"):
                 if name in names:
                     yield getattr(self, f"_{name}")(group)
+        routing = Routing(
+            self._session, self._groups, self._settings, self._model, self._folder, self._notice
+        )
         if "router" in names and self._groups:
-            yield self._router()
+            yield routing.router()
         if "gate" in names:
             for group in self._groups:
-                yield self._gate(group)
+                yield routing.gate(group)
 
     def _asker(self, group: LabelGroup) -> Asker:
         return Asker(self._session, group, self._settings.demonstrations)
@@ -195,7 +190,7 @@ class MixtureTraining:
             }
 
         inputs = (
-            *self._inputs(group),
+            *group_inputs(group, self._model, self._settings),
             weights_digest(start),
             *(sorted(row.digest for row in rows)),
         )
@@ -226,7 +221,7 @@ class MixtureTraining:
             return {"path": " > ".join(path) or "none", "tried": len(log)}
 
         inputs = (
-            *self._inputs(group),
+            *group_inputs(group, self._model, self._settings),
             file_digest(adapter / "adapter_model.safetensors"),
             f"{self._settings.path} {self._settings.sub_paths}",
         )
@@ -270,7 +265,7 @@ class MixtureTraining:
             }
 
         inputs = (
-            *self._inputs(group),
+            *group_inputs(group, self._model, self._settings),
             file_digest(folder / "0" / "adapter_model.safetensors"),
             *path,
             repr(self._settings.refine),
@@ -301,99 +296,11 @@ class MixtureTraining:
             begin=begin,
             rows=rows,
             score=score,
-            inputs=digest(*self._inputs(group), begin, *path),
+            inputs=digest(*group_inputs(group, self._model, self._settings), begin, *path),
         )
-
-    def _router(self) -> Stage:
-        session = self._session
-        out = session.workspace.router_path
-
-        def work() -> Metrics:
-            cards = session.mixture.own
-            names = list(cards)
-            outcomes, eligible = expert_outcomes(
-                list(cards.values()),
-                {digest(*self._inputs(group)): group for group in self._groups},
-                lambda card, group: self._asker(group).answers(
-                    group.dev, session.workspace.adapters_path / card.id, card.path
-                ),
-                self._folder / "outcomes.json",
-                self._notice,
-                session.mixture.settings.tasks,
-            )
-            rows = [(group, row) for group in self._groups for row in group.dev]
-            texts = [routed_text(group.task, row.query) for group, row in rows]
-            router, report = train_router(
-                session.encoder.encode(texts),
-                session.encoder.encode([card.description for card in cards.values()]),
-                names,
-                outcomes,
-                self._settings.router,
-                session.encoder_digest,
-                eligible,
-            )
-            install_router(
-                out, self._folder, lambda folder: write_router(router, folder, report.metrics)
-            )
-            return {"trained": report.used, "why": report.reason, **report.metrics}
-
-        inputs = (
-            *(part for group in self._groups for part in self._inputs(group)),
-            *(card.digest for card in session.mixture.own.values()),
-            session.encoder_digest,
-            repr(self._settings.router),
-            session.mixture.settings.tasks,
-        )
-        return Stage("router", _VERSION, inputs, work, out.is_dir)
-
-    def _gate(self, group: LabelGroup) -> Stage:
-        session = self._session
-        out = session.workspace.calibration_path / gate_name(group.task, group.key)
-
-        def work() -> Metrics:
-            gate = fit_gate(
-                group,
-                opinions_before(session, group),
-                self._mixed_answers(group),
-                model_digest=self._model,
-                experts=session.mixture.digest(group.task),
-                seed=self._settings.seed,
-            )
-            out.parent.mkdir(exist_ok=True)
-            write_atomic(out, gate_json(gate))
-            return {"used": gate.use, "why": gate.reason, **gate.metrics}
-
-        inputs = (
-            *self._inputs(group),
-            session.mixture.digest(group.task),
-            session.demonstrator.digest(group.task),
-            *(expert.digest for expert in session.experts.own()),
-        )
-        return Stage(f"gate {group.name}", _GATE_VERSION, inputs, work, out.is_file)
-
-    def _mixed_answers(self, group: LabelGroup) -> list[Answer]:
-        """Answers of the merged experts to the labels set aside, as at query time."""
-        mixture, asker = self._session.mixture, self._asker(group)
-        found: list[Answer] = [Answer()] * len(group.dev)
-        choices = mixture.route(group.task, [row.query for row in group.dev])
-        for at in mixture.groups(group.task, choices):
-            choice = choices[at[0]]
-            rows = [group.dev[i] for i in at]
-            adapter = None if choice is None else mixture.adapter(choice).path
-            path = () if choice is None else mixture.path(group.task, choice)
-            for i, answer in zip(at, asker.answers(rows, adapter, path), strict=True):
-                found[i] = answer
-        return found
 
     def _found_path(self, group: LabelGroup) -> MetaPath:
         file = self._folder / group.name / "path.json"
         if not file.is_file():
             return ()
         return tuple(safe_json.read(file)["path"])
-
-    def _inputs(self, group: LabelGroup) -> tuple[str, ...]:
-        """What every stage of a group depends on."""
-        settings = self._settings
-        drawn = f"{settings.dev_parts} {settings.extra} {settings.demonstrations} {settings.seed}"
-        lora = replace(settings.lora, start=None)
-        return (group.digest, self._model, repr(lora), drawn)

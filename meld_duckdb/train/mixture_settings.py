@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from meld_duckdb.planner.metapath import Path as MetaPath
 from meld_duckdb.train.label_groups import LabelGroup
@@ -59,3 +59,9 @@ def shared_tasks(groups: Sequence[LabelGroup]) -> list[str]:
     """Tasks that several groups have labels of, in order."""
     counts = Counter(group.task for group in groups)
     return [task for task, n in counts.items() if n > 1]
+
+
+def group_inputs(group: LabelGroup, model: str, settings: MoeSettings) -> tuple[str, ...]:
+    """What every stage of a group depends on; ``model`` is the identity of the language model."""
+    drawn = f"{settings.dev_parts} {settings.extra} {settings.demonstrations} {settings.seed}"
+    return (group.digest, model, repr(replace(settings.lora, start=None)), drawn)
