@@ -20,8 +20,10 @@ from pathlib import Path
 import numpy as np
 
 from meld_duckdb import safe_json
+from meld_duckdb.errors import TrainingError
 from meld_duckdb.models import model_digest
 from meld_duckdb.planner.adapter_card import AdapterCard
+from meld_duckdb.planner.expert_list import key_namer
 from meld_duckdb.planner.metapath import Path as MetaPath
 from meld_duckdb.planner.session import Session
 from meld_duckdb.records import digest
@@ -40,7 +42,7 @@ from meld_duckdb.train.mixture_settings import EXPERTS, MoeSettings, group_input
 from meld_duckdb.train.refine import diverse_rows, refine
 from meld_duckdb.train.routing import Routing
 from meld_duckdb.train.rows import TrainingRow
-from meld_duckdb.train.stages import Metrics, Stage
+from meld_duckdb.train.stages import Metrics, Stage, read_stages
 from meld_duckdb.workspace import write_atomic
 
 _VERSION = 1
@@ -78,15 +80,27 @@ class MixtureTraining:
         self._pretrained = False
 
     def stages(self, names: Sequence[str] = EXPERTS) -> Iterator[Stage]:
-        """The stages of some names, in order; each sees what those before it wrote."""
+        """The stages of some names, in order; each sees what those before it wrote.
+
+        A group that cannot be trained is told and left out; the others go on.
+
+        Raises:
+            TrainingError: No group can be trained.
+        """
         self._pretrained = "pretrain" in names and self._settings.pretrain
         for task in shared_tasks(self._groups):
             if self._pretrained:
                 yield self._pretrain(task)
         for group in self._groups:
-            for name in ("adapter", "path", "refine"):
+            if "adapter" in names:
+                yield self._adapter(group)
+            if why := self._why_not(f"adapter {group.name}"):
+                self._leave_out(group, why)
+                continue
+            for name in ("path", "refine"):
                 if name in names:
                     yield getattr(self, f"_{name}")(group)
+        self._check_any()
         routing = Routing(
             self._session, self._groups, self._settings, self._model, self._folder, self._notice
         )
@@ -95,6 +109,26 @@ class MixtureTraining:
         if "gate" in names:
             for group in self._groups:
                 yield routing.gate(group)
+
+    def _why_not(self, stage: str) -> str | None:
+        """Why a stage trained nothing when it was last run; None where it did, or never ran."""
+        metrics = read_stages(self._session.workspace).get(stage, {}).get("metrics", {})
+        return str(metrics["why"]) if metrics.get("used") is False else None
+
+    def _was_tried(self, stage: str, out: Path) -> bool:
+        return out.is_dir() or self._why_not(stage) is not None
+
+    def _leave_out(self, group: LabelGroup, why: str) -> None:
+        place = key_namer(self._session)(group.key)
+        self._notice(f"no expert of {group.task} for {place} is trained: {why}")
+
+    def _check_any(self) -> None:
+        reasons = [self._why_not(f"adapter {group.name}") for group in self._groups]
+        if reasons and all(reasons):
+            raise TrainingError(
+                f"none of the {len(reasons)} experts could be trained; of the first: {reasons[0]}",
+                hint="give labels with both answers, or other options: meld train --help",
+            )
 
     def _asker(self, group: LabelGroup) -> Asker:
         return Asker(self._session, group, self._settings.demonstrations)
@@ -133,15 +167,18 @@ class MixtureTraining:
                 asked = [*group.learn, *group.dev]
                 maker = self._asker(group).prompting(asked)
                 makers.update({row.query.digest: maker for row in asked})
-            trained = train_adapter(
-                rows,
-                self._base,
-                out,
-                replace(settings.lora, start=begin),
-                dev=dev,
-                progress=self._notice,
-                prompt=lambda row, limit: makers[row.query.digest](row, limit),
-            )
+            try:
+                trained = train_adapter(
+                    rows,
+                    self._base,
+                    out,
+                    replace(settings.lora, start=begin),
+                    dev=dev,
+                    progress=self._notice,
+                    prompt=lambda row, limit: makers[row.query.digest](row, limit),
+                )
+            except TrainingError as error:  # all labels of the task have one answer
+                return _untrained(error)
             losses = trained.dev_losses
             return {
                 "groups": len(groups),
@@ -157,11 +194,13 @@ class MixtureTraining:
             f"{settings.dev_parts} {settings.demonstrations} {settings.seed}",
             weights_digest(begin),
         )
-        return Stage(f"pretrain {task}", _VERSION, inputs, work, out.is_dir)
+        name = f"pretrain {task}"
+        return Stage(name, _VERSION, inputs, work, lambda: self._was_tried(name, out))
 
     def _start(self, task: str) -> str | None:
         """Where the first adapter of a group begins; None for the language model as it is."""
-        if self._pretrained and task in shared_tasks(self._groups):
+        shared = self._pretrained and task in shared_tasks(self._groups)
+        if shared and not self._why_not(f"pretrain {task}"):
             return str(self._folder / f"pretrain-{task}")
         return self._begin(task)
 
@@ -180,7 +219,10 @@ class MixtureTraining:
         settings = replace(self._settings.lora, start=start)
 
         def work() -> Metrics:
-            self._train(group, rows, out, settings, ())
+            try:
+                self._train(group, rows, out, settings, ())
+            except TrainingError as error:  # its labels have one answer, or are too long
+                return _untrained(error)
             metric, likely = self._asker(group).score(out)
             return {
                 "rows": len(rows),
@@ -194,7 +236,8 @@ class MixtureTraining:
             weights_digest(start),
             *(sorted(row.digest for row in rows)),
         )
-        return Stage(f"adapter {group.name}", _VERSION, inputs, work, out.is_dir)
+        name = f"adapter {group.name}"
+        return Stage(name, _VERSION, inputs, work, lambda: self._was_tried(name, out))
 
     def _path(self, group: LabelGroup) -> Stage:
         out = self._folder / group.name / "path.json"
@@ -253,7 +296,12 @@ class MixtureTraining:
 
             def learn_on(number: int, last: Path, more: Sequence[TrainingRow]) -> Path:
                 lora = replace(self._settings.lora, start=str(last))
-                return self._train(group, [*rows, *more], folder / str(number), lora, path)
+                out = folder / str(number)
+                try:
+                    return self._train(group, [*rows, *more], out, lora, path)
+                except TrainingError as error:
+                    self._notice(f"round {number} of {group.name} is left out: {error.what}")
+                    return last
 
             best, log = refine(folder / "0", first, added, learn_on, lambda p: asker.score(p, path))
             card = self._card(group, path, rows, log[int(best.name)].score)
@@ -304,3 +352,7 @@ class MixtureTraining:
         if not file.is_file():
             return ()
         return tuple(safe_json.read(file)["path"])
+
+
+def _untrained(error: TrainingError) -> Metrics:
+    return {"used": False, "why": error.what}

@@ -11,6 +11,7 @@ import duckdb
 import pytest
 
 import meld_duckdb
+from meld_duckdb.errors import TrainingError
 from meld_duckdb.models import model_digest
 from meld_duckdb.planner import loaded
 from meld_duckdb.planner.adapter_card import AdapterCard
@@ -278,3 +279,37 @@ def test_pretraining_sees_no_record_that_another_table_set_aside(
     [run] = runs
     assert len(run.learned) > 10 and len(run.aside) > 24
     assert not run.learned & run.aside
+
+
+def teach_one_answer(con: duckdb.DuckDBPyConnection, column: str) -> None:
+    """Fifteen labels of things of one kind, all of them matches."""
+    con.execute(
+        f"""SELECT meld_learn('match', {{'a': {{'{column}': '{column} ' || i}},
+            'b': {{'{column}': '{column} ' || i || ' x'}}}}, true) FROM range(15) r(i)"""
+    ).fetchall()
+
+
+def test_a_group_that_cannot_be_trained_leaves_the_others(
+    labelled: duckdb.DuckDBPyConnection,
+) -> None:
+    teach_one_answer(labelled, "shoe")
+    session, lines = open_session(), list[str]()
+    done = [f.name for f in train(session, lines)]
+    assert len(session.mixture.own) == 2
+    assert sum(name.startswith("adapter ") for name in done) == 3
+    assert sum(name.startswith("refine ") for name in done) == 2
+    [line] = [line for line in lines if line.startswith("no expert")]
+    assert line.startswith("no expert of match for shoe | shoe is trained: all ")
+    assert line.endswith(" rows of match have one answer, expected both")
+    again: list[str] = []
+    repeated = train(session, again)
+    assert [f.name for f in repeated] == done and all(f.skipped for f in repeated)
+    assert line in again
+
+
+def test_where_no_group_can_be_trained_that_is_an_error(
+    labelled: duckdb.DuckDBPyConnection,
+) -> None:
+    wrong = replace(SETTINGS, lora=replace(SETTINGS.lora, target_modules=("nowhere",)))
+    with pytest.raises(TrainingError, match=r"none of the 2 experts .* no layer to adapt"):
+        train(open_session(), settings=wrong)
