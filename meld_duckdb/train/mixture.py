@@ -29,6 +29,7 @@ from meld_duckdb.planner.session import Session
 from meld_duckdb.records import digest
 from meld_duckdb.tasks import TASKS
 from meld_duckdb.train.asking import Asker
+from meld_duckdb.train.clearing import remove_unreadable
 from meld_duckdb.train.install import (
     file_digest,
     install_adapter,
@@ -87,6 +88,7 @@ class MixtureTraining:
         Raises:
             TrainingError: No group can be trained.
         """
+        remove_unreadable(self._session.workspace, self._folder, self._notice)
         self._pretrained = "pretrain" in names and self._settings.pretrain
         for task in shared_tasks(self._groups):
             if self._pretrained:

@@ -11,7 +11,7 @@ import duckdb
 import pytest
 
 import meld_duckdb
-from meld_duckdb.errors import TrainingError
+from meld_duckdb.errors import ArtefactError, TrainingError
 from meld_duckdb.models import model_digest
 from meld_duckdb.planner import loaded
 from meld_duckdb.planner.adapter_card import AdapterCard
@@ -95,6 +95,11 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
 def open_session() -> Session:
     settings, _ = resolve({"progress": False})
     return LocalService(settings).session
+
+
+def fresh_session() -> Session:
+    """A session that has read nothing, as that of another process."""
+    return Session(resolve({"progress": False})[0], lambda line: None)
 
 
 def train(
@@ -313,3 +318,37 @@ def test_where_no_group_can_be_trained_that_is_an_error(
     wrong = replace(SETTINGS, lora=replace(SETTINGS.lora, target_modules=("nowhere",)))
     with pytest.raises(TrainingError, match=r"none of the 2 experts .* no layer to adapt"):
         train(open_session(), settings=wrong)
+
+
+def test_training_replaces_what_is_damaged_or_of_another_version(
+    labelled: duckdb.DuckDBPyConnection,
+) -> None:
+    workspace = open_session().workspace
+    train(open_session())
+    first, second = sorted(f for f in workspace.adapters_path.iterdir() if f.name != "merged")
+    gate = min(workspace.calibration_path.glob("match-*.json"))
+    whole = gate.read_text()
+    (first / "expert.json").write_text('{"format": "meld-adapter/0"}')
+    (second / "adapter_model.safetensors").write_bytes(b"cut")
+    router = (workspace.router_path / "router.json").read_text()
+    (workspace.router_path / "router.json").write_text("{")
+    gate.write_text("[]")
+    for content in (router, "{"):  # first the router is told, then the adapter
+        with pytest.raises(ArtefactError, match=r"Hint: .*meld train --stages experts"):
+            _ = fresh_session().mixture.own
+        (workspace.router_path / "router.json").write_text(content)
+
+    lines: list[str] = []
+    done = {f.name: f for f in train(fresh_session(), lines)}
+    told = [line for line in lines if " is removed" in line]
+    assert [line.partition(" ")[0] for line in told] == [
+        first.name,
+        second.name,
+        "router",
+        gate.name,
+    ]
+    assert "meld-adapter/0" in told[0]
+    ran = [name.partition(" ")[0] for name, finished in done.items() if not finished.skipped]
+    assert ran == ["refine", "refine", "router", "gate"]
+    assert len(fresh_session().mixture.own) == 2
+    assert gate.read_text() == whole

@@ -1,0 +1,70 @@
+"""Remove what is of no use any more before or while experts are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from meld_duckdb.engine.adapters import files_digest
+from meld_duckdb.errors import ArtefactCorrupt, ArtefactError
+from meld_duckdb.planner.adapter_card import AdapterCard, read_adapter_card
+from meld_duckdb.planner.gate import read_gate
+from meld_duckdb.planner.mixture import MERGED
+from meld_duckdb.planner.router import read_router
+from meld_duckdb.train.install import remove_folder
+from meld_duckdb.workspace import Workspace
+
+Notice = Callable[[str], None]
+
+
+def remove_unreadable(workspace: Workspace, beside: Path, notice: Notice) -> None:
+    """Remove adapters, router and gates that are damaged or of another version.
+
+    Statements that need them fail until then; training makes them anew and needs none of them.
+
+    Args:
+        workspace: Where they are.
+        beside: Directory of the same file system that the router is moved to first.
+        notice: Called with a line for each, which says why.
+    """
+    for folder in adapter_folders(workspace.adapters_path):
+        try:
+            _read_whole(folder)
+        except ArtefactError as error:
+            _tell(notice, folder, error)
+            remove_folder(folder, workspace.adapters_path)
+    try:
+        read_router(workspace.router_path)
+    except ArtefactError as error:
+        _tell(notice, workspace.router_path, error)
+        remove_folder(workspace.router_path, beside)
+    for path in sorted(workspace.calibration_path.glob("*.json")):
+        try:
+            read_gate(path)
+        except ArtefactError as error:
+            _tell(notice, path, error)
+            path.unlink()
+
+
+def adapter_folders(adapters: Path) -> Iterator[Path]:
+    """Directories of the experts among those of the adapters, in order; they need not be there."""
+    if adapters.is_dir():
+        yield from sorted(
+            folder
+            for folder in adapters.iterdir()
+            if folder.is_dir() and folder.name[0] not in "._" and folder.name != MERGED
+        )
+
+
+def _read_whole(folder: Path) -> AdapterCard:
+    card = read_adapter_card(folder)
+    found = files_digest(folder)
+    if found != card.weights:
+        raise ArtefactCorrupt(f"{folder} has the digest {found}, its card says {card.weights}")
+    return card
+
+
+def _tell(notice: Notice, place: Path, error: ArtefactError) -> None:
+    notice(
+        f"{place.name} is removed, to be trained anew by meld train --stages experts: {error.what}"
+    )
