@@ -58,6 +58,7 @@ class MixtureTraining:
         extra: Rows that are no labels, of all tasks.
         settings: Of all stages.
         notice: Called with a line now and then.
+        others: Labels of tasks that are not trained now; their experts share the router.
     """
 
     def __init__(
@@ -67,12 +68,13 @@ class MixtureTraining:
         extra: Sequence[TrainingRow],
         settings: MoeSettings,
         notice: Callable[[str], None],
+        others: Sequence[LabelGroup] = (),
     ) -> None:
         # Records are cut in training as they are when experts are asked.
         lora = replace(settings.lora, max_chars=session.settings.answer.max_record_chars)
         self._settings = settings = replace(settings, lora=lora)
         self._session, self._notice = session, notice
-        self._groups = groups
+        self._groups, self._others = groups, others
         self._extra = rows_by_group(session, groups, extra, settings.extra)
         self._folder = session.workspace.path / "train" / "experts"
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -103,14 +105,21 @@ class MixtureTraining:
                 if name in names:
                     yield getattr(self, f"_{name}")(group)
         self._check_any()
+        routed = self._routed()
         routing = Routing(
-            self._session, self._groups, self._settings, self._model, self._folder, self._notice
+            self._session, routed, self._settings, self._model, self._folder, self._notice
         )
-        if "router" in names and self._groups:
+        if "router" in names and routed:
             yield routing.router()
         if "gate" in names:
-            for group in self._groups:
+            for group in routed:
                 yield routing.gate(group)
+
+    def _routed(self) -> list[LabelGroup]:
+        """The labels that the router is fitted to, in one order whatever is trained now."""
+        tasks = {card.task for card in self._session.mixture.own.values()}
+        others = [group for group in self._others if group.task in tasks]
+        return sorted((*self._groups, *others), key=lambda group: (group.task, group.key))
 
     def _why_not(self, stage: str) -> str | None:
         """Why a stage trained nothing when it was last run; None where it did, or never ran."""

@@ -65,3 +65,9 @@ def group_inputs(group: LabelGroup, model: str, settings: MoeSettings) -> tuple[
     """What every stage of a group depends on; ``model`` is the identity of the language model."""
     drawn = f"{settings.dev_parts} {settings.extra} {settings.demonstrations} {settings.seed}"
     return (group.digest, model, repr(replace(settings.lora, start=None)), drawn)
+
+
+def asked_inputs(group: LabelGroup, model: str, settings: MoeSettings) -> tuple[str, ...]:
+    """What the answers to the labels a group has set aside depend on, other than the experts."""
+    shown = f"{settings.demonstrations} {settings.lora.max_chars}"
+    return (group.digest, model, shown)

@@ -159,9 +159,12 @@ class Pipeline:
     def _experts(
         self, groups: Sequence[LabelGroup], labels: Mapping[str, object]
     ) -> MixtureTraining:
+        given = self._settings.mixture
+        rest = {task: rows for task, rows in self._labels(()).items() if task not in labels}
+        others = label_groups(self._session, rest, dev_parts=given.dev_parts, seed=given.seed)
         files = [self._folder / f"rows-{name}.jsonl" for name in ("match", "transformed")]
         extra = [row for file in files for row in read_rows(file) if row.task in labels]
-        return MixtureTraining(self._session, groups, extra, self._settings.mixture, self._notice)
+        return MixtureTraining(self._session, groups, extra, given, self._notice, others)
 
     def _run(self, stages: Iterable[Stage]) -> Iterator[Finished]:
         """Run stages, each when the one before it is done."""

@@ -18,7 +18,7 @@ from meld_duckdb.train.asking import Asker
 from meld_duckdb.train.gates import fit_gate, opinions_before
 from meld_duckdb.train.install import install_router
 from meld_duckdb.train.label_groups import LabelGroup
-from meld_duckdb.train.mixture_settings import MoeSettings, group_inputs
+from meld_duckdb.train.mixture_settings import MoeSettings, asked_inputs
 from meld_duckdb.train.outcomes import expert_outcomes
 from meld_duckdb.train.router import train_router
 from meld_duckdb.train.stages import Metrics, Stage
@@ -33,7 +33,7 @@ class Routing:
 
     Args:
         session: The workspace, open.
-        groups: The labels, without those held out.
+        groups: The labels of all tasks with experts, without those held out.
         settings: Of all stages.
         model: Identity of the language model.
         folder: Where files of the stages are kept.
@@ -59,7 +59,7 @@ class Routing:
         """Trains the router from what the experts say to the labels set aside."""
         session = self._session
         out = session.workspace.router_path
-        inputs = {g.name: group_inputs(g, self._model, self._settings) for g in self._groups}
+        inputs = {g.name: asked_inputs(g, self._model, self._settings) for g in self._groups}
 
         def work() -> Metrics:
             cards = session.mixture.own
@@ -118,9 +118,10 @@ class Routing:
             return {"used": gate.use, "why": gate.reason, **gate.metrics}
 
         inputs = (
-            *group_inputs(group, self._model, self._settings),
+            *asked_inputs(group, self._model, self._settings),
             session.mixture.digest(group.task),
             session.demonstrator.digest(group.task),
+            str(self._settings.seed),
             *(expert.digest for expert in session.experts.own()),
         )
         return Stage(f"gate {group.name}", _GATE_VERSION, inputs, work, out.is_file)

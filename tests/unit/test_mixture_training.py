@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import pytest
 
 import meld_duckdb
@@ -21,7 +22,7 @@ from meld_duckdb.records import make_record
 from meld_duckdb.service import LocalService
 from meld_duckdb.settings import resolve
 from meld_duckdb.tasks.base import Query
-from meld_duckdb.train import mixture
+from meld_duckdb.train import mixture, routing
 from meld_duckdb.train.install import install_adapter
 from meld_duckdb.train.lora import LoraSettings, train_adapter
 from meld_duckdb.train.mixture_settings import EXPERTS, MoeSettings
@@ -352,3 +353,41 @@ def test_training_replaces_what_is_damaged_or_of_another_version(
     assert ran == ["refine", "refine", "router", "gate"]
     assert len(fresh_session().mixture.own) == 2
     assert gate.read_text() == whole
+
+
+def test_training_one_task_fits_the_router_to_the_outcomes_of_all(
+    labelled: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted: list[np.ndarray] = []
+    real = routing.train_router
+
+    def watched(asked: Any, cards: Any, names: Any, outcomes: Any, *given: Any) -> Any:
+        of_match = [name.startswith("match") for name in names]
+        assert len(names) == 3 and sum(of_match) == 2
+        about_match = given[-1][:, of_match].any(axis=1)
+        fitted.append(outcomes[about_match][:, of_match])
+        return real(asked, cards, names, outcomes, *given)
+
+    monkeypatch.setattr(routing, "train_router", watched)
+    cities = "SELECT meld_learn('impute', {'row': {'n': 'n' || i, 'city': NULL}, 'column': 'city'},"
+    labelled.execute(f"{cities} ['rome', 'oslo'][1 + i % 2]) FROM range(12) r(i)").fetchall()
+    session = open_session()
+    train(session)
+    labelled.execute(f"{cities} 'oslo') FROM range(12, 16) r(i)").fetchall()
+
+    def train_impute(lines: list[str]) -> set[str]:
+        pipeline = Pipeline(session, TrainSettings(mixture=SETTINGS), lines.append)
+        return {f.name for f in pipeline.run(["impute"], EXPERTS) if f.skipped}
+
+    lines: list[str] = []
+    skipped = train_impute(lines)
+    assert not skipped & {"router"}
+    before, after = fitted
+    assert len(before) > 10 and np.array_equal(before, after)
+    asked = [line for line in lines if "asked about" in line]
+    assert len(asked) == 1, "what experts of match say was known"
+    assert len(list(session.workspace.calibration_path.glob("*.json"))) == 3
+    assert session.gates.of("match") and len(session.gates.of("match")) == 2
+
+    assert "router" in train_impute([])
+    assert all(f.skipped for f in train(session))
