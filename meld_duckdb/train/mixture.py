@@ -39,7 +39,13 @@ from meld_duckdb.train.install import (
 from meld_duckdb.train.label_groups import LabelGroup, not_set_aside, rows_by_group
 from meld_duckdb.train.lora import LoraSettings, has_shape, train_adapter
 from meld_duckdb.train.metapath import search_path
-from meld_duckdb.train.mixture_settings import EXPERTS, MoeSettings, group_inputs, shared_tasks
+from meld_duckdb.train.mixture_settings import (
+    EXPERTS,
+    MoeSettings,
+    as_asked,
+    group_inputs,
+    shared_tasks,
+)
 from meld_duckdb.train.refine import diverse_rows, refine
 from meld_duckdb.train.routing import Routing
 from meld_duckdb.train.rows import TrainingRow
@@ -70,9 +76,8 @@ class MixtureTraining:
         notice: Callable[[str], None],
         others: Sequence[LabelGroup] = (),
     ) -> None:
-        # Records are cut in training as they are when experts are asked.
-        lora = replace(settings.lora, max_chars=session.settings.answer.max_record_chars)
-        self._settings = settings = replace(settings, lora=lora)
+        max_chars = session.settings.answer.max_record_chars
+        self._settings = settings = as_asked(settings, session.mixture.settings, max_chars)
         self._session, self._notice = session, notice
         self._groups, self._others = groups, others
         self._extra = rows_by_group(session, groups, extra, settings.extra)

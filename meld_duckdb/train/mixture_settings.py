@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from meld_duckdb.planner.metapath import Path as MetaPath
+from meld_duckdb.planner.mixture import MixtureSettings
 from meld_duckdb.train.label_groups import LabelGroup
 from meld_duckdb.train.lora import LoraSettings
 from meld_duckdb.train.refine import RefineSettings
@@ -24,7 +25,7 @@ class MoeSettings:
         lora: Of the adapters; ``start`` is where all of them begin, ``max_chars`` is taken from the
             workspace.
         refine: Of the refinement.
-        router: Of the router.
+        router: Of the router; ``k`` and ``weighting`` are taken from the workspace.
         dev_parts: One of so many parts of the labels is set aside.
         extra: Self-annotated, mined and transformed rows of an expert, at most.
         demonstrations: Labels shown with a question; 0 for none.
@@ -71,3 +72,15 @@ def asked_inputs(group: LabelGroup, model: str, settings: MoeSettings) -> tuple[
     """What the answers to the labels a group has set aside depend on, other than the experts."""
     shown = f"{settings.demonstrations} {settings.lora.max_chars}"
     return (group.digest, model, shown)
+
+
+def as_asked(settings: MoeSettings, chosen: MixtureSettings, max_chars: int) -> MoeSettings:
+    """Settings with which training cuts records, and judges routers, as statements ask.
+
+    Args:
+        settings: Of the training.
+        chosen: How the workspace chooses experts.
+        max_chars: Characters of a record that are shown.
+    """
+    router = replace(settings.router, k=max(1, chosen.k), weighting=chosen.weighting)
+    return replace(settings, lora=replace(settings.lora, max_chars=max_chars), router=router)

@@ -190,20 +190,31 @@ def test_the_first_adapter_of_a_task_begins_with_that_of_the_starter(
     assert runs[0].out == "pretrain-match" and runs[0].start is None
 
 
-def test_records_are_cut_in_training_as_they_are_when_asked(
+def test_records_are_cut_and_routers_judged_in_training_as_statements_ask(
     labelled: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: set[int] = set()
-    real = mixture.train_adapter
+    judged: list[tuple[int, str]] = []
+    real, fit = mixture.train_adapter, routing.train_router
 
     def watched(rows: Any, base: Path, out: Path, settings: LoraSettings, **given: Any) -> Any:
         found.add(settings.max_chars)
         return real(rows, base, out, settings, **given)
 
+    def fitted(
+        questions: Any, experts: Any, names: Any, outcomes: Any, how: Any, *more: Any
+    ) -> Any:
+        judged.append((how.k, how.weighting))
+        return fit(questions, experts, names, outcomes, how, *more)
+
     monkeypatch.setattr(mixture, "train_adapter", watched)
+    monkeypatch.setattr(routing, "train_router", fitted)
     monkeypatch.setenv("MELD_MAX_RECORD_CHARS", "321")
+    monkeypatch.setenv("MELD_EXPERTS", "1")
+    monkeypatch.setenv("MELD_EXPERT_WEIGHTS", "router")
     train(open_session())
     assert found == {321}
+    assert judged == [(1, "router")]
 
 
 def test_a_second_run_does_nothing(labelled: duckdb.DuckDBPyConnection) -> None:

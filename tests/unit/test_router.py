@@ -148,6 +148,19 @@ def test_random_outcomes_are_not_kept() -> None:
     assert report.metrics["hits_trained"] < report.metrics["hits_untrained"] + 0.15
 
 
+def test_a_router_that_only_weighs_is_judged_by_its_weights() -> None:
+    questions, experts, outcomes = _lesson()
+    equal, weighed = (
+        train_router(
+            questions, experts, NAMES, outcomes, RouterSettings(k=4, weighting=how), "encoder"
+        )[1]
+        for how in ("equal", "router")
+    )
+    assert not equal.used, "all four are chosen, whatever the router says"
+    assert weighed.used
+    assert weighed.metrics["hits_trained"] > weighed.metrics["hits_untrained"] + 0.2
+
+
 def test_diversity_term_spreads_the_choice() -> None:
     questions, experts, outcomes = _lesson()
     outcomes |= np.roll(outcomes, 1, axis=1)
