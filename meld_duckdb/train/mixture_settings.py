@@ -25,7 +25,8 @@ class MoeSettings:
         lora: Of the adapters; ``start`` is where all of them begin, ``max_chars`` is taken from the
             workspace.
         refine: Of the refinement.
-        router: Of the router; ``k`` and ``weighting`` are taken from the workspace.
+        router: Of the router; ``k``, ``weighting`` and ``diversity`` are taken from the
+            workspace.
         dev_parts: One of so many parts of the labels is set aside.
         extra: Self-annotated, mined and transformed rows of an expert, at most.
         demonstrations: Labels shown with a question; 0 for none.
@@ -82,5 +83,10 @@ def as_asked(settings: MoeSettings, chosen: MixtureSettings, max_chars: int) -> 
         chosen: How the workspace chooses experts.
         max_chars: Characters of a record that are shown.
     """
-    router = replace(settings.router, k=max(1, chosen.k), weighting=chosen.weighting)
+    router = replace(
+        settings.router,
+        k=max(1, chosen.k),
+        weighting=chosen.weighting,
+        diversity=chosen.diversity,
+    )
     return replace(settings, lora=replace(settings.lora, max_chars=max_chars), router=router)

@@ -35,7 +35,8 @@ class RouterSettings:
     Attributes:
         rank: Of the shared change of the questions.
         temperature: Of the loss.
-        diversity: Weight of the likeness of the experts drawn; 0 leaves it out.
+        diversity: Weight of the likeness of the experts drawn, and what it costs when routers are
+            compared, see `planner.router.choose`; 0 leaves it out.
         decay: Pull of all weights towards nothing, which is the untrained router.
         learning_rate: Of Adam.
         steps: Of Adam, over all questions at once; 0 leaves the router untrained.
@@ -142,7 +143,14 @@ def _hits(
     """Share of the chosen experts of each question, by their weights, that are right, [n]."""
     at = {name: i for i, name in enumerate(names)}
     relevance = np.where(eligible, router.relevance(questions, experts, names), -np.inf)
-    choices = choose(relevance, names, settings.k, settings.weighting)
+    choices = choose(
+        relevance,
+        names,
+        settings.k,
+        settings.weighting,
+        likeness=unit(experts) @ unit(experts).T,
+        diversity=settings.diversity,
+    )
     return np.array(
         [
             np.dot(choice.weights, [row[at[name]] for name in choice.experts])

@@ -194,7 +194,7 @@ def test_records_are_cut_and_routers_judged_in_training_as_statements_ask(
     labelled: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: set[int] = set()
-    judged: list[tuple[int, str]] = []
+    judged: list[tuple[int, str, float]] = []
     real, fit = mixture.train_adapter, routing.train_router
 
     def watched(rows: Any, base: Path, out: Path, settings: LoraSettings, **given: Any) -> Any:
@@ -204,7 +204,7 @@ def test_records_are_cut_and_routers_judged_in_training_as_statements_ask(
     def fitted(
         questions: Any, experts: Any, names: Any, outcomes: Any, how: Any, *more: Any
     ) -> Any:
-        judged.append((how.k, how.weighting))
+        judged.append((how.k, how.weighting, how.diversity))
         return fit(questions, experts, names, outcomes, how, *more)
 
     monkeypatch.setattr(mixture, "train_adapter", watched)
@@ -212,9 +212,12 @@ def test_records_are_cut_and_routers_judged_in_training_as_statements_ask(
     monkeypatch.setenv("MELD_MAX_RECORD_CHARS", "321")
     monkeypatch.setenv("MELD_EXPERTS", "1")
     monkeypatch.setenv("MELD_EXPERT_WEIGHTS", "router")
-    train(open_session())
+    monkeypatch.setenv("MELD_EXPERT_DIVERSITY_PERCENT", "25")
+    session = open_session()
+    train(session)
     assert found == {321}
-    assert judged == [(1, "router")]
+    assert judged == [(1, "router", 0.25)]
+    assert session.mixture.settings.diversity == 0.25
 
 
 def test_a_second_run_does_nothing(labelled: duckdb.DuckDBPyConnection) -> None:
