@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from meld_duckdb.engine.adapters import files_digest
 from meld_duckdb.errors import ArtefactCorrupt, ArtefactError
 from meld_duckdb.planner.adapter_card import AdapterCard, read_adapter_card
+from meld_duckdb.planner.expert_card import Key
 from meld_duckdb.planner.gate import read_gate
 from meld_duckdb.planner.mixture import MERGED
 from meld_duckdb.planner.router import read_router
 from meld_duckdb.train.install import remove_folder
+from meld_duckdb.train.label_groups import group_name
 from meld_duckdb.workspace import Workspace
 
 Notice = Callable[[str], None]
+
+_FORMER = "{} is removed: no label of {} belongs to its tables or columns as they are now"
 
 
 def remove_unreadable(workspace: Workspace, beside: Path, notice: Notice) -> None:
@@ -44,6 +48,47 @@ def remove_unreadable(workspace: Workspace, beside: Path, notice: Notice) -> Non
         except ArtefactError as error:
             _tell(notice, path, error)
             path.unlink()
+
+
+def remove_former(
+    workspace: Workspace, trained: Path, keys: Collection[tuple[str, Key]], notice: Notice
+) -> None:
+    """Remove what was trained for tables or columns that no label belongs to any more.
+
+    A table with other rows is another one: the expert of its former rows has learned from labels
+    that that of the present ones sets aside. It goes where its task has one of the latter; adapters
+    that were not trained in this workspace stay. A killed run goes on where it was.
+
+    Args:
+        workspace: Where experts and gates are.
+        trained: Directory of what training leaves behind, a directory per group of labels.
+        keys: Task and key of all labels, see `label_groups.label_keys`.
+        notice: Called with a line for each, which says why.
+
+    Raises:
+        ArtefactError: An expert or a gate cannot be read.
+    """
+    cards = [read_adapter_card(folder) for folder in adapter_folders(workspace.adapters_path)]
+    tasks = {card.task for card in cards if (card.task, card.key) in keys}
+    stay = set(keys)
+    for card in cards:
+        of = (card.task, card.key)
+        if card.task not in tasks or of in keys:
+            continue
+        if (trained / group_name(*of)).is_dir():
+            notice(_FORMER.format(f"the expert {card.id}", card.task))
+            remove_folder(workspace.adapters_path / card.id, workspace.adapters_path)
+        else:
+            stay.add(of)
+    for path in sorted(workspace.calibration_path.glob("*.json")):
+        gate = read_gate(path)
+        if gate.task in tasks and (gate.task, gate.key) not in stay:
+            notice(_FORMER.format(f"the gate {path.name}", gate.task))
+            path.unlink()
+    names = {group_name(*of) for of in keys}
+    for folder in sorted(folder for task in tasks for folder in trained.glob(f"{task}-*")):
+        if folder.name not in names:
+            remove_folder(folder, trained)
 
 
 def adapter_folders(adapters: Path) -> Iterator[Path]:

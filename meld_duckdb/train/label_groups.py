@@ -38,7 +38,7 @@ class LabelGroup:
     @property
     def name(self) -> str:
         """A name for files and messages."""
-        return f"{self.task}-{digest(*self.key)[:8]}"
+        return group_name(self.task, self.key)
 
     @property
     def digest(self) -> str:
@@ -62,6 +62,11 @@ class LabelGroup:
         )
 
 
+def group_name(task: str, key: Key) -> str:
+    """See `LabelGroup.name`."""
+    return f"{task}-{digest(*key)[:8]}"
+
+
 def label_groups(
     session: Session,
     labels: Mapping[str, Sequence[TrainingRow]],
@@ -82,13 +87,28 @@ def label_groups(
     """
     found: list[LabelGroup] = []
     for task, rows in sorted(labels.items()):
-        by_key: dict[Key, list[TrainingRow]] = {}
-        contexts = session.tables.find([row.query for row in rows])
-        for row, context in zip(rows, contexts, strict=True):
-            by_key.setdefault(expert_key(task, row.query, context), []).append(row)
-        for key, own in sorted(by_key.items()):
+        for key, own in sorted(_by_key(session, task, rows).items()):
             if len(own) >= LEAST:
                 found.append(_parted(task, key, own, dev_parts, seed))
+    return found
+
+
+def label_keys(
+    session: Session, labels: Mapping[str, Sequence[TrainingRow]]
+) -> frozenset[tuple[str, Key]]:
+    """Task and key of all labels, also of those that are too few for a group."""
+    return frozenset(
+        (task, key) for task, rows in labels.items() for key in _by_key(session, task, rows)
+    )
+
+
+def _by_key(
+    session: Session, task: str, rows: Sequence[TrainingRow]
+) -> dict[Key, list[TrainingRow]]:
+    found: dict[Key, list[TrainingRow]] = {}
+    contexts = session.tables.find([row.query for row in rows])
+    for row, context in zip(rows, contexts, strict=True):
+        found.setdefault(expert_key(task, row.query, context), []).append(row)
     return found
 
 

@@ -13,7 +13,7 @@ Paper: MELD §4.2 (initial experts, meta-paths), §4.3 (refinement); the router:
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,13 +23,14 @@ from meld_duckdb import safe_json
 from meld_duckdb.errors import TrainingError
 from meld_duckdb.models import model_digest
 from meld_duckdb.planner.adapter_card import AdapterCard
+from meld_duckdb.planner.expert_card import Key
 from meld_duckdb.planner.expert_list import key_namer
 from meld_duckdb.planner.metapath import Path as MetaPath
 from meld_duckdb.planner.session import Session
 from meld_duckdb.records import digest
 from meld_duckdb.tasks import TASKS
 from meld_duckdb.train.asking import Asker
-from meld_duckdb.train.clearing import remove_unreadable
+from meld_duckdb.train.clearing import remove_former, remove_unreadable
 from meld_duckdb.train.install import (
     file_digest,
     install_adapter,
@@ -65,6 +66,7 @@ class MixtureTraining:
         settings: Of all stages.
         notice: Called with a line now and then.
         others: Labels of tasks that are not trained now; their experts share the router.
+        keys: Task and key of all labels of the tasks that are, see `label_groups.label_keys`.
     """
 
     def __init__(
@@ -75,11 +77,12 @@ class MixtureTraining:
         settings: MoeSettings,
         notice: Callable[[str], None],
         others: Sequence[LabelGroup] = (),
+        keys: Collection[tuple[str, Key]] = (),
     ) -> None:
         max_chars = session.settings.answer.max_record_chars
         self._settings = settings = as_asked(settings, session.mixture.settings, max_chars)
         self._session, self._notice = session, notice
-        self._groups, self._others = groups, others
+        self._groups, self._others, self._keys = groups, others, keys
         self._extra = rows_by_group(session, groups, extra, settings.extra)
         self._folder = session.workspace.path / "train" / "experts"
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -110,6 +113,8 @@ class MixtureTraining:
                 if name in names:
                     yield getattr(self, f"_{name}")(group)
         self._check_any()
+        if "refine" in names:  # only now, so that a task is never without the one or the other
+            remove_former(self._session.workspace, self._folder, self._keys, self._notice)
         routed = self._routed()
         routing = Routing(
             self._session, routed, self._settings, self._model, self._folder, self._notice

@@ -30,7 +30,7 @@ from meld_duckdb.train.encoder import VERSION as ENCODER_VERSION
 from meld_duckdb.train.encoder import EncoderSettings, Progress, tune_encoder
 from meld_duckdb.train.expert import may_have_expert, train_expert
 from meld_duckdb.train.held_out import NOTHING, HeldOut, question_key
-from meld_duckdb.train.label_groups import LEAST, LabelGroup, label_groups
+from meld_duckdb.train.label_groups import LEAST, LabelGroup, label_groups, label_keys
 from meld_duckdb.train.mixture import MixtureTraining
 from meld_duckdb.train.mixture_settings import EXPERTS, MoeSettings, stage_names
 from meld_duckdb.train.pseudo_labels import AnnotateSettings, annotate_matches, contexts_of
@@ -157,14 +157,15 @@ class Pipeline:
         return found
 
     def _experts(
-        self, groups: Sequence[LabelGroup], labels: Mapping[str, object]
+        self, groups: Sequence[LabelGroup], labels: Mapping[str, list[TrainingRow]]
     ) -> MixtureTraining:
         given = self._settings.mixture
         rest = {task: rows for task, rows in self._labels(()).items() if task not in labels}
         others = label_groups(self._session, rest, dev_parts=given.dev_parts, seed=given.seed)
         files = [self._folder / f"rows-{name}.jsonl" for name in ("match", "transformed")]
         extra = [row for file in files for row in read_rows(file) if row.task in labels]
-        return MixtureTraining(self._session, groups, extra, given, self._notice, others)
+        keys = label_keys(self._session, labels)
+        return MixtureTraining(self._session, groups, extra, given, self._notice, others, keys)
 
     def _run(self, stages: Iterable[Stage]) -> Iterator[Finished]:
         """Run stages, each when the one before it is done."""

@@ -405,3 +405,24 @@ def test_training_one_task_fits_the_router_to_the_outcomes_of_all(
 
     assert "router" in train_impute([])
     assert all(f.skipped for f in train(session))
+
+
+def test_the_expert_of_the_former_rows_of_a_table_goes(labelled: duckdb.DuckDBPyConnection) -> None:
+    labelled.execute(
+        "CREATE TABLE cameras AS SELECT 'camera ' || i AS title FROM range(24) r(i) UNION ALL "
+        "SELECT 'camera ' || (i + (i % 3)::INT) || ' x' FROM range(24) r(i)"
+    )
+    labelled.execute("FROM meld.index('cameras', embed := false)").fetchall()
+    session, lines = open_session(), list[str]()
+    train(session)
+    before = set(session.mixture.own)
+    labelled.execute("INSERT INTO cameras VALUES ('camera 99')")
+    labelled.execute("FROM meld.index('cameras', embed := false)").fetchall()
+    train(session, lines)
+    after = set(session.mixture.own)
+    assert len(before) == len(after) == 2
+    [gone] = before - after
+    assert f"the expert {gone} is removed: no label of match belongs to its tables or columns" in (
+        "\n".join(lines)
+    )
+    assert len(list(session.workspace.calibration_path.glob("*.json"))) == 2
