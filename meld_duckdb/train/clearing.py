@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
@@ -14,11 +15,25 @@ from meld_duckdb.planner.mixture import MERGED
 from meld_duckdb.planner.router import read_router
 from meld_duckdb.train.install import remove_folder
 from meld_duckdb.train.label_groups import group_name
+from meld_duckdb.train.lora import CHECKPOINT
 from meld_duckdb.workspace import Workspace
 
 Notice = Callable[[str], None]
 
 _FORMER = "{} is removed: no label of {} belongs to its tables or columns as they are now"
+
+
+def clear_half_saved(trained: Path) -> None:
+    """Remove what was being saved when a run was killed; checkpoints of trainings stay.
+
+    Args:
+        trained: Directory of what training leaves behind, with a directory per group of labels.
+    """
+    folders = [trained, *(f for f in trained.iterdir() if f.is_dir() and f.name[0] != ".")]
+    for part in (part for folder in folders for part in folder.glob(".*")):
+        if part.name.endswith(CHECKPOINT):
+            continue
+        shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
 
 
 def remove_unreadable(workspace: Workspace, beside: Path, notice: Notice) -> None:

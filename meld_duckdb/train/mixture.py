@@ -30,7 +30,7 @@ from meld_duckdb.planner.session import Session
 from meld_duckdb.records import digest
 from meld_duckdb.tasks import TASKS
 from meld_duckdb.train.asking import Asker
-from meld_duckdb.train.clearing import remove_former, remove_unreadable
+from meld_duckdb.train.clearing import clear_half_saved, remove_former, remove_unreadable
 from meld_duckdb.train.install import (
     file_digest,
     install_adapter,
@@ -47,7 +47,7 @@ from meld_duckdb.train.mixture_settings import (
     group_inputs,
     shared_tasks,
 )
-from meld_duckdb.train.refine import diverse_rows, refine
+from meld_duckdb.train.refine import diverse_rows, finished_round, refine
 from meld_duckdb.train.routing import Routing
 from meld_duckdb.train.rows import TrainingRow
 from meld_duckdb.train.stages import Metrics, Stage, read_stages
@@ -98,6 +98,7 @@ class MixtureTraining:
         Raises:
             TrainingError: No group can be trained.
         """
+        clear_half_saved(self._folder)
         remove_unreadable(self._session.workspace, self._folder, self._notice)
         self._pretrained = "pretrain" in names and self._settings.pretrain
         for task in shared_tasks(self._groups):
@@ -317,9 +318,17 @@ class MixtureTraining:
 
             def learn_on(number: int, last: Path, more: Sequence[TrainingRow]) -> Path:
                 lora = replace(self._settings.lora, start=str(last))
-                out = folder / str(number)
+                out, learned = folder / str(number), [*rows, *more]
+                made_from = (
+                    *group_inputs(group, self._model, self._settings),
+                    weights_digest(str(last)),
+                    *path,
+                    *(row.digest for row in learned),
+                )
                 try:
-                    return self._train(group, [*rows, *more], out, lora, path)
+                    return finished_round(
+                        out, made_from, lambda: self._train(group, learned, out, lora, path)
+                    )
                 except TrainingError as error:
                     self._notice(f"round {number} of {group.name} is left out: {error.what}")
                     return last

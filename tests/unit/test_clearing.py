@@ -11,7 +11,7 @@ from meld_duckdb.planner.adapter_card import AdapterCard
 from meld_duckdb.planner.expert_card import ANY, Key
 from meld_duckdb.planner.gate import Gate, gate_json, gate_name
 from meld_duckdb.train import clearing
-from meld_duckdb.train.clearing import adapter_folders, remove_former
+from meld_duckdb.train.clearing import adapter_folders, clear_half_saved, remove_former
 from meld_duckdb.train.install import install_adapter
 from meld_duckdb.train.label_groups import group_name
 from meld_duckdb.workspace import Workspace
@@ -111,3 +111,20 @@ def test_a_killed_run_goes_on(
     assert names(workspace) == {new}
     assert len(list(workspace.calibration_path.iterdir())) == 1
     assert len(list(trained_in(workspace).iterdir())) == 1
+
+
+def test_what_was_being_saved_goes_and_checkpoints_stay(tmp_path: Path) -> None:
+    group = tmp_path / "match-12345678"
+    for name in ("0", ".0.training", ".0.abcd1234/old", ".1.abcd1234"):
+        (group / name).mkdir(parents=True)
+    for name in (".new-abcd1234", ".old-abcd1234/router", ".pretrain-match.training"):
+        (tmp_path / name).mkdir(parents=True)
+    for place in (group / ".path.json.abcd1234", tmp_path / ".outcomes.json.abcd1234"):
+        place.write_text("")
+    clear_half_saved(tmp_path)
+    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")} == {
+        ".pretrain-match.training",
+        "match-12345678",
+        "match-12345678/0",
+        "match-12345678/.0.training",
+    }

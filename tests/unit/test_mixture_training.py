@@ -426,3 +426,26 @@ def test_the_expert_of_the_former_rows_of_a_table_goes(labelled: duckdb.DuckDBPy
         "\n".join(lines)
     )
     assert len(list(session.workspace.calibration_path.glob("*.json"))) == 2
+
+
+def test_a_killed_refinement_goes_on_at_its_round(
+    labelled: duckdb.DuckDBPyConnection, runs: list[Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(SETTINGS, refine=RefineSettings(rounds=2, quota=4))
+    watched = mixture.train_adapter
+
+    def killed(rows: Any, base: Path, out: Path, *given: Any, **more: Any) -> Any:
+        if out.name == "2":
+            (out.parent / ".2.abcd1234").mkdir()
+            raise KeyboardInterrupt
+        return watched(rows, base, out, *given, **more)
+
+    session = open_session()
+    with monkeypatch.context() as patch:
+        patch.setattr(mixture, "train_adapter", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(session, settings=settings)
+    assert [run.out for run in runs] == ["pretrain-match", "0", "1"]
+    train(session, settings=settings)
+    assert [run.out for run in runs[3:]] == ["2", "0", "1", "2"]
+    assert not list((session.workspace.path / "train").rglob(".*"))
