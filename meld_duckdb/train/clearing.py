@@ -6,9 +6,9 @@ import shutil
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
-from meld_duckdb.engine.adapters import files_digest
-from meld_duckdb.errors import ArtefactCorrupt, ArtefactError
-from meld_duckdb.planner.adapter_card import AdapterCard, read_adapter_card
+from meld_duckdb.engine.adapters import open_adapter, read_weights
+from meld_duckdb.errors import ArtefactError
+from meld_duckdb.planner.adapter_card import read_adapter_card
 from meld_duckdb.planner.expert_card import Key
 from meld_duckdb.planner.gate import read_gate
 from meld_duckdb.planner.mixture import MERGED
@@ -48,7 +48,9 @@ def remove_unreadable(workspace: Workspace, beside: Path, notice: Notice) -> Non
     """
     for folder in adapter_folders(workspace.adapters_path):
         try:
-            _read_whole(folder)
+            read_adapter_card(folder)
+            open_adapter(folder)
+            read_weights(folder)
         except ArtefactError as error:
             _tell(notice, folder, error)
             remove_folder(folder, workspace.adapters_path)
@@ -114,14 +116,6 @@ def adapter_folders(adapters: Path) -> Iterator[Path]:
             for folder in adapters.iterdir()
             if folder.is_dir() and folder.name[0] not in "._" and folder.name != MERGED
         )
-
-
-def _read_whole(folder: Path) -> AdapterCard:
-    card = read_adapter_card(folder)
-    found = files_digest(folder)
-    if found != card.weights:
-        raise ArtefactCorrupt(f"{folder} has the digest {found}, its card says {card.weights}")
-    return card
 
 
 def _tell(notice: Notice, place: Path, error: ArtefactError) -> None:
