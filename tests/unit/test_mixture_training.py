@@ -449,3 +449,21 @@ def test_a_killed_refinement_goes_on_at_its_round(
     train(session, settings=settings)
     assert [run.out for run in runs[3:]] == ["2", "0", "1", "2"]
     assert not list((session.workspace.path / "train").rglob(".*"))
+
+
+def test_a_round_that_teaches_nothing_leaves_the_expert_as_it_was(
+    labelled: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = mixture.train_adapter
+
+    def failing(rows: Any, base: Path, out: Path, *given: Any, **more: Any) -> Any:
+        if out.name == "1":
+            raise TrainingError("the loss is nan after step 1, expected a finite number")
+        return real(rows, base, out, *given, **more)
+
+    monkeypatch.setattr(mixture, "train_adapter", failing)
+    lines: list[str] = []
+    done = train(open_session(), lines)
+    rounds = [f.metrics["best round"] for f in done if f.name.startswith("refine ")]
+    assert rounds == [0, 0]
+    assert sum(" is left out: the loss is nan" in line for line in lines) == 2
