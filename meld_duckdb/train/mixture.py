@@ -29,6 +29,7 @@ from meld_duckdb.planner.metapath import Path as MetaPath
 from meld_duckdb.planner.session import Session
 from meld_duckdb.records import digest
 from meld_duckdb.tasks import TASKS
+from meld_duckdb.train.aside import note_aside, parted_as_trained
 from meld_duckdb.train.asking import Asker
 from meld_duckdb.train.clearing import clear_half_saved, remove_former, remove_unreadable
 from meld_duckdb.train.install import (
@@ -130,7 +131,9 @@ class MixtureTraining:
         """The labels that the router is fitted to, in one order whatever is trained now."""
         tasks = {card.task for card in self._session.mixture.own.values()}
         others = [group for group in self._others if group.task in tasks]
-        return sorted((*self._groups, *others), key=lambda group: (group.task, group.key))
+        groups = sorted((*self._groups, *others), key=lambda group: (group.task, group.key))
+        parted = (parted_as_trained(self._folder / group.name, group) for group in groups)
+        return [group for group in parted if group.dev]
 
     def _why_not(self, stage: str) -> str | None:
         """Why a stage trained nothing when it was last run; None where it did, or never ran."""
@@ -336,6 +339,7 @@ class MixtureTraining:
             best, log = refine(folder / "0", first, added, learn_on, lambda p: asker.score(p, path))
             card = self._card(group, path, rows, log[int(best.name)].score)
             installed = install_adapter(self._session.workspace.adapters_path, card, best)
+            note_aside(folder, group)
             return {
                 "id": installed.id,
                 "best round": int(best.name),

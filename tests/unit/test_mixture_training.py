@@ -24,6 +24,7 @@ from meld_duckdb.settings import resolve
 from meld_duckdb.tasks.base import Query
 from meld_duckdb.train import mixture, routing
 from meld_duckdb.train.install import install_adapter
+from meld_duckdb.train.label_groups import LabelGroup
 from meld_duckdb.train.lora import LoraSettings, train_adapter
 from meld_duckdb.train.mixture_settings import EXPERTS, MoeSettings
 from meld_duckdb.train.pipeline import Pipeline, TrainSettings
@@ -467,3 +468,30 @@ def test_a_round_that_teaches_nothing_leaves_the_expert_as_it_was(
     rounds = [f.metrics["best round"] for f in done if f.name.startswith("refine ")]
     assert rounds == [0, 0]
     assert sum(" is left out: the loss is nan" in line for line in lines) == 2
+
+
+def test_an_expert_that_is_not_trained_now_is_judged_by_labels_it_has_not_seen(
+    labelled: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[set[str]] = []
+    real = routing.fit_gate
+
+    def watched(group: LabelGroup, *given: Any, **more: Any) -> Any:
+        if group.task == "match":
+            asked.append({r.digest for row in group.dev for r in row.query.records})
+        return real(group, *given, **more)
+
+    monkeypatch.setattr(routing, "fit_gate", watched)
+    cities = "SELECT meld_learn('impute', {'row': {'n': 'n' || i, 'city': NULL}, 'column': 'city'},"
+    labelled.execute(f"{cities} ['rome', 'oslo'][1 + i % 2]) FROM range(12) r(i)").fetchall()
+    session = open_session()
+    train(session)
+    before = list(asked)
+    asked.clear()
+    labelled.execute(
+        """SELECT meld_learn('match', {'a': {'title': 'camera ' || i},
+            'b': {'title': 'camera ' || i || ' y'}}, true) FROM range(100, 110) r(i)"""
+    ).fetchall()
+    pipeline = Pipeline(session, TrainSettings(mixture=SETTINGS), lambda line: None)
+    pipeline.run(["impute"], EXPERTS)
+    assert asked and all(those in before for those in asked)
