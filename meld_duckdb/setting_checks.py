@@ -26,7 +26,7 @@ def complain(key: str, value: str) -> str | None:
     if key == "remote_contact":
         good = value.isascii() and value.isprintable() and len(value) <= 100
         return None if good else "an e-mail or web address of at most 100 ASCII characters"
-    if key == "vllm_memory_percent":
+    if key.endswith("_percent"):
         return None if int(value) <= 100 else "a percentage"
     return None
 

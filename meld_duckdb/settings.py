@@ -116,6 +116,8 @@ class AnswerSettings:
             the model alone.
         expert_weights: ``"equal"``, or ``"router"`` to weigh them by their relevance.
         expert_tasks: ``"own"``: those of the question's task, if it has any; ``"all"``: of any.
+        expert_diversity_percent: What likeness to an expert already chosen costs another one, in
+            hundredths of relevance, from 0 to 100; 0 for the most relevant ones.
         merged_rank: Rank that their merged adapters are brought back to; 0 keeps them exact.
     """
 
@@ -127,6 +129,7 @@ class AnswerSettings:
     experts: int = 3
     expert_weights: str = "equal"
     expert_tasks: str = "own"
+    expert_diversity_percent: int = 0
     merged_rank: int = 0
 
 
@@ -348,7 +351,8 @@ _CHOICES = {
     "engine": ("auto", "required", "local"),
 }
 _ZERO_ALLOWED = frozenset(
-    {"max_calls", "max_seconds", "demonstrations", "experts", "merged_rank", "engine_timeout_s"}
+    "max_calls max_seconds demonstrations experts expert_diversity_percent merged_rank "
+    "engine_timeout_s".split()
 )
 
 

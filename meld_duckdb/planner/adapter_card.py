@@ -22,7 +22,7 @@ from meld_duckdb.records import digest
 FORMAT = "meld-adapter/1"
 CARD = "expert.json"
 
-_HINT = "train it again with meld train, or remove its directory"
+_HINT = "train it again with meld train --stages experts, or remove its directory"
 
 
 @dataclass(frozen=True, slots=True)

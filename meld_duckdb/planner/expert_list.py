@@ -55,7 +55,7 @@ def list_experts(session: Session) -> list[ExpertLine]:
         ArtefactCorrupt: A directory of an expert is damaged.
     """
     counts = session.expert_counts()
-    named = _namer(session)
+    named = key_namer(session)
     lines = []
     for expert in session.experts.own():
         card = expert.card
@@ -101,7 +101,7 @@ def list_experts(session: Session) -> list[ExpertLine]:
     return lines
 
 
-def _namer(session: Session) -> Callable[[Key], str]:
+def key_namer(session: Session) -> Callable[[Key], str]:
     """Words a key: names of tables, or of columns."""
     names = {table.digest: table.name for table in session.catalogue.tables()}
 

@@ -100,8 +100,9 @@ class Session(Loaded):
             MixtureSettings(
                 answer.experts,
                 answer.expert_weights,
-                rank=answer.merged_rank or None,
-                tasks=answer.expert_tasks,
+                answer.expert_diversity_percent / 100,
+                answer.merged_rank or None,
+                answer.expert_tasks,
             ),
             model_digest=lambda: models.model_digest(self._model_path()),
             encoder_digest=self._encoder_digest,

@@ -43,7 +43,7 @@ def install_adapter(adapters: Path, card: AdapterCard, weights: Path) -> Adapter
         (folder / CARD).write_text(card.to_json(), "utf-8")
     for old in adapters.glob(f"{group}-*"):
         if old.name != card.id:
-            shutil.rmtree(old, ignore_errors=True)
+            remove_folder(old, adapters)
     return card
 
 
@@ -57,6 +57,18 @@ def install_router(place: Path, beside: Path, write: Callable[[Path], None]) -> 
     """
     with _appearing(place, beside) as folder:
         write(folder)
+
+
+def remove_folder(place: Path, beside: Path) -> None:
+    """Remove what was installed.
+
+    Args:
+        place: Its directory.
+        beside: Where it goes first, and stays if the process is killed.
+    """
+    aside = Path(tempfile.mkdtemp(prefix=".old-", dir=beside))
+    place.rename(aside / place.name)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 @contextmanager

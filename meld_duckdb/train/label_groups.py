@@ -43,7 +43,7 @@ class LabelGroup:
     @property
     def name(self) -> str:
         """A name for files and messages."""
-        return f"{self.task}-{digest(*self.key)[:8]}"
+        return group_name(self.task, self.key)
 
     @property
     def digest(self) -> str:
@@ -65,6 +65,11 @@ class LabelGroup:
         return " | ".join(
             [self.task, *(f"COL {name}" for name in (*columns, *targets)), *values, *answers]
         )
+
+
+def group_name(task: str, key: Key) -> str:
+    """See `LabelGroup.name`."""
+    return f"{task}-{digest(*key)[:8]}"
 
 
 def label_groups(
@@ -93,11 +98,7 @@ def label_groups(
     """
     found: list[LabelGroup] = []
     for task, rows in sorted(labels.items()):
-        by_key: dict[Key, list[TrainingRow]] = {}
-        contexts = session.tables.find([row.query for row in rows])
-        for row, context in zip(rows, contexts, strict=True):
-            by_key.setdefault(expert_key(task, row.query, context), []).append(row)
-        for key, own in sorted(by_key.items()):
+        for key, own in sorted(_by_key(session, task, rows).items()):
             if len(own) < LEAST:
                 continue
             group = _parted(session, task, key, own, dev_parts, seed)
@@ -134,6 +135,25 @@ def _unfit(group: LabelGroup) -> str | None:
 def _is_choice(row: TrainingRow) -> bool:
     options = row.query.domain or ()
     return len(options) > 1 and row.answer in options
+
+
+def label_keys(
+    session: Session, labels: Mapping[str, Sequence[TrainingRow]]
+) -> frozenset[tuple[str, Key]]:
+    """Task and key of all labels, also of those that are too few for a group."""
+    return frozenset(
+        (task, key) for task, rows in labels.items() for key in _by_key(session, task, rows)
+    )
+
+
+def _by_key(
+    session: Session, task: str, rows: Sequence[TrainingRow]
+) -> dict[Key, list[TrainingRow]]:
+    found: dict[Key, list[TrainingRow]] = {}
+    contexts = session.tables.find([row.query for row in rows])
+    for row, context in zip(rows, contexts, strict=True):
+        found.setdefault(expert_key(task, row.query, context), []).append(row)
+    return found
 
 
 def _parted(

@@ -53,6 +53,9 @@ Progress = Callable[[str], None]
 VERSION = 1
 """Raised whenever the same rows and settings could give another adapter."""
 
+CHECKPOINT = ".training"
+"""End of the name of a checkpoint's directory."""
+
 PRECISIONS = ("auto", "float32", "bfloat16")
 QUANTISATIONS = ("none", "4bit")
 
@@ -179,7 +182,7 @@ def train_adapter(
     )
     _check_learnable(rows, examples)
     key = _key(examples, held_out, model_path, settings)
-    checkpoint = out_dir.parent / f".{out_dir.name}.training"
+    checkpoint = out_dir.parent / f".{out_dir.name}{CHECKPOINT}"
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         module, config = _with_adapter(torch, base, model_path, settings)
         model = Model(

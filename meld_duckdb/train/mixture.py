@@ -7,51 +7,54 @@
 Every stage leaves a file or directory in ``<workspace>/train``; `train.stages` skips what did not
 change. Nothing of a label that was set aside enters an expert.
 
-Paper: MELD §4.2 (initial experts, meta-paths), §4.3 (refinement), §4.4 (router).
+Paper: MELD §4.2 (initial experts, meta-paths), §4.3 (refinement); the router: `train.routing`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from meld_duckdb import safe_json
+from meld_duckdb.errors import TrainingError
 from meld_duckdb.models import model_digest
 from meld_duckdb.planner.adapter_card import AdapterCard
-from meld_duckdb.planner.gate import gate_json, gate_name
+from meld_duckdb.planner.expert_card import Key
+from meld_duckdb.planner.expert_list import key_namer
 from meld_duckdb.planner.metapath import Path as MetaPath
-from meld_duckdb.planner.mixture import routed_text
-from meld_duckdb.planner.router import write_router
 from meld_duckdb.planner.session import Session
 from meld_duckdb.records import digest
 from meld_duckdb.tasks import TASKS
-from meld_duckdb.tasks.base import Answer
+from meld_duckdb.train.aside import note_aside, parted_as_trained
 from meld_duckdb.train.asking import Asker
-from meld_duckdb.train.gates import fit_gate, opinions_before
+from meld_duckdb.train.clearing import clear_half_saved, remove_former, remove_unreadable
 from meld_duckdb.train.install import (
     file_digest,
     install_adapter,
-    install_router,
     new_card,
     weights_digest,
 )
 from meld_duckdb.train.label_groups import LabelGroup, not_set_aside, rows_by_group
 from meld_duckdb.train.lora import LoraSettings, has_shape, train_adapter
 from meld_duckdb.train.metapath import search_path
-from meld_duckdb.train.mixture_settings import EXPERTS, MoeSettings, shared_tasks
-from meld_duckdb.train.outcomes import expert_outcomes
-from meld_duckdb.train.refine import diverse_rows, refine
-from meld_duckdb.train.router import train_router
+from meld_duckdb.train.mixture_settings import (
+    EXPERTS,
+    MoeSettings,
+    as_asked,
+    group_inputs,
+    shared_tasks,
+)
+from meld_duckdb.train.refine import diverse_rows, finished_round, refine
+from meld_duckdb.train.routing import Routing
 from meld_duckdb.train.rows import TrainingRow
-from meld_duckdb.train.stages import Metrics, Stage
+from meld_duckdb.train.stages import Metrics, Stage, read_stages
 from meld_duckdb.workspace import write_atomic
 
 _VERSION = 1
-_GATE_VERSION = 3
 
 
 class MixtureTraining:
@@ -63,6 +66,8 @@ class MixtureTraining:
         extra: Rows that are no labels, of all tasks.
         settings: Of all stages.
         notice: Called with a line now and then.
+        others: Labels of tasks that are not trained now; their experts share the router.
+        keys: Task and key of all labels of the tasks that are, see `label_groups.label_keys`.
     """
 
     def __init__(
@@ -72,12 +77,13 @@ class MixtureTraining:
         extra: Sequence[TrainingRow],
         settings: MoeSettings,
         notice: Callable[[str], None],
+        others: Sequence[LabelGroup] = (),
+        keys: Collection[tuple[str, Key]] = (),
     ) -> None:
-        # Records are cut in training as they are when experts are asked.
-        lora = replace(settings.lora, max_chars=session.settings.answer.max_record_chars)
-        self._settings = settings = replace(settings, lora=lora)
+        max_chars = session.settings.answer.max_record_chars
+        self._settings = settings = as_asked(settings, session.mixture.settings, max_chars)
         self._session, self._notice = session, notice
-        self._groups = groups
+        self._groups, self._others, self._keys = groups, others, keys
         self._extra = rows_by_group(session, groups, extra, settings.extra)
         self._folder = session.workspace.path / "train" / "experts"
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -86,20 +92,68 @@ class MixtureTraining:
         self._pretrained = False
 
     def stages(self, names: Sequence[str] = EXPERTS) -> Iterator[Stage]:
-        """The stages of some names, in order; each sees what those before it wrote."""
+        """The stages of some names, in order; each sees what those before it wrote.
+
+        A group that cannot be trained is told and left out; the others go on.
+
+        Raises:
+            TrainingError: No group can be trained.
+        """
+        clear_half_saved(self._folder)
+        remove_unreadable(self._session.workspace, self._folder, self._notice)
         self._pretrained = "pretrain" in names and self._settings.pretrain
         for task in shared_tasks(self._groups):
             if self._pretrained:
                 yield self._pretrain(task)
         for group in self._groups:
-            for name in ("adapter", "path", "refine"):
+            if "adapter" in names:
+                yield self._adapter(group)
+            if why := self._why_not(f"adapter {group.name}"):
+                self._leave_out(group, why)
+                continue
+            for name in ("path", "refine"):
                 if name in names:
                     yield getattr(self, f"_{name}")(group)
-        if "router" in names and self._groups:
-            yield self._router()
+        self._check_any()
+        if "refine" in names:  # only now, so that a task is never without the one or the other
+            remove_former(self._session.workspace, self._folder, self._keys, self._notice)
+        routed = self._routed()
+        routing = Routing(
+            self._session, routed, self._settings, self._model, self._folder, self._notice
+        )
+        if "router" in names and routed:
+            yield routing.router()
         if "gate" in names:
-            for group in self._groups:
-                yield self._gate(group)
+            for group in routed:
+                yield routing.gate(group)
+
+    def _routed(self) -> list[LabelGroup]:
+        """The labels that the router is fitted to, in one order whatever is trained now."""
+        tasks = {card.task for card in self._session.mixture.own.values()}
+        others = [group for group in self._others if group.task in tasks]
+        groups = sorted((*self._groups, *others), key=lambda group: (group.task, group.key))
+        parted = (parted_as_trained(self._folder / group.name, group) for group in groups)
+        return [group for group in parted if group.dev]
+
+    def _why_not(self, stage: str) -> str | None:
+        """Why a stage trained nothing when it was last run; None where it did, or never ran."""
+        metrics = read_stages(self._session.workspace).get(stage, {}).get("metrics", {})
+        return str(metrics["why"]) if metrics.get("used") is False else None
+
+    def _was_tried(self, stage: str, out: Path) -> bool:
+        return out.is_dir() or self._why_not(stage) is not None
+
+    def _leave_out(self, group: LabelGroup, why: str) -> None:
+        place = key_namer(self._session)(group.key)
+        self._notice(f"no expert of {group.task} for {place} is trained: {why}")
+
+    def _check_any(self) -> None:
+        reasons = [self._why_not(f"adapter {group.name}") for group in self._groups]
+        if reasons and all(reasons):
+            raise TrainingError(
+                f"none of the {len(reasons)} experts could be trained; of the first: {reasons[0]}",
+                hint="give labels with both answers, or other options: meld train --help",
+            )
 
     def _asker(self, group: LabelGroup) -> Asker:
         return Asker(self._session, group, self._settings.demonstrations)
@@ -138,15 +192,18 @@ class MixtureTraining:
                 asked = [*group.learn, *group.dev]
                 maker = self._asker(group).prompting(asked)
                 makers.update({row.query.digest: maker for row in asked})
-            trained = train_adapter(
-                rows,
-                self._base,
-                out,
-                replace(settings.lora, start=begin),
-                dev=dev,
-                progress=self._notice,
-                prompt=lambda row, limit: makers[row.query.digest](row, limit),
-            )
+            try:
+                trained = train_adapter(
+                    rows,
+                    self._base,
+                    out,
+                    replace(settings.lora, start=begin),
+                    dev=dev,
+                    progress=self._notice,
+                    prompt=lambda row, limit: makers[row.query.digest](row, limit),
+                )
+            except TrainingError as error:  # all labels of the task have one answer
+                return _untrained(error)
             losses = trained.dev_losses
             return {
                 "groups": len(groups),
@@ -162,11 +219,13 @@ class MixtureTraining:
             f"{settings.dev_parts} {settings.demonstrations} {settings.seed}",
             weights_digest(begin),
         )
-        return Stage(f"pretrain {task}", _VERSION, inputs, work, out.is_dir)
+        name = f"pretrain {task}"
+        return Stage(name, _VERSION, inputs, work, lambda: self._was_tried(name, out))
 
     def _start(self, task: str) -> str | None:
         """Where the first adapter of a group begins; None for the language model as it is."""
-        if self._pretrained and task in shared_tasks(self._groups):
+        shared = self._pretrained and task in shared_tasks(self._groups)
+        if shared and not self._why_not(f"pretrain {task}"):
             return str(self._folder / f"pretrain-{task}")
         return self._begin(task)
 
@@ -185,7 +244,10 @@ class MixtureTraining:
         settings = replace(self._settings.lora, start=start)
 
         def work() -> Metrics:
-            self._train(group, rows, out, settings, ())
+            try:
+                self._train(group, rows, out, settings, ())
+            except TrainingError as error:  # its labels have one answer, or are too long
+                return _untrained(error)
             metric, likely = self._asker(group).score(out)
             return {
                 "rows": len(rows),
@@ -195,11 +257,12 @@ class MixtureTraining:
             }
 
         inputs = (
-            *self._inputs(group),
+            *group_inputs(group, self._model, self._settings),
             weights_digest(start),
             *(sorted(row.digest for row in rows)),
         )
-        return Stage(f"adapter {group.name}", _VERSION, inputs, work, out.is_dir)
+        name = f"adapter {group.name}"
+        return Stage(name, _VERSION, inputs, work, lambda: self._was_tried(name, out))
 
     def _path(self, group: LabelGroup) -> Stage:
         out = self._folder / group.name / "path.json"
@@ -226,7 +289,7 @@ class MixtureTraining:
             return {"path": " > ".join(path) or "none", "tried": len(log)}
 
         inputs = (
-            *self._inputs(group),
+            *group_inputs(group, self._model, self._settings),
             file_digest(adapter / "adapter_model.safetensors"),
             f"{self._settings.path} {self._settings.sub_paths}",
         )
@@ -258,11 +321,25 @@ class MixtureTraining:
 
             def learn_on(number: int, last: Path, more: Sequence[TrainingRow]) -> Path:
                 lora = replace(self._settings.lora, start=str(last))
-                return self._train(group, [*rows, *more], folder / str(number), lora, path)
+                out, learned = folder / str(number), [*rows, *more]
+                made_from = (
+                    *group_inputs(group, self._model, self._settings),
+                    weights_digest(str(last)),
+                    *path,
+                    *(row.digest for row in learned),
+                )
+                try:
+                    return finished_round(
+                        out, made_from, lambda: self._train(group, learned, out, lora, path)
+                    )
+                except TrainingError as error:
+                    self._notice(f"round {number} of {group.name} is left out: {error.what}")
+                    return last
 
             best, log = refine(folder / "0", first, added, learn_on, lambda p: asker.score(p, path))
             card = self._card(group, path, rows, log[int(best.name)].score)
             installed = install_adapter(self._session.workspace.adapters_path, card, best)
+            note_aside(folder, group)
             return {
                 "id": installed.id,
                 "best round": int(best.name),
@@ -270,7 +347,7 @@ class MixtureTraining:
             }
 
         inputs = (
-            *self._inputs(group),
+            *group_inputs(group, self._model, self._settings),
             file_digest(folder / "0" / "adapter_model.safetensors"),
             *path,
             repr(self._settings.refine),
@@ -301,89 +378,8 @@ class MixtureTraining:
             begin=begin,
             rows=rows,
             score=score,
-            inputs=digest(*self._inputs(group), begin, *path),
+            inputs=digest(*group_inputs(group, self._model, self._settings), begin, *path),
         )
-
-    def _router(self) -> Stage:
-        session = self._session
-        out = session.workspace.router_path
-
-        def work() -> Metrics:
-            cards = session.mixture.own
-            names = list(cards)
-            outcomes, eligible = expert_outcomes(
-                list(cards.values()),
-                {digest(*self._inputs(group)): group for group in self._groups},
-                lambda card, group: self._asker(group).answers(
-                    group.dev, session.workspace.adapters_path / card.id, card.path
-                ),
-                self._folder / "outcomes.json",
-                self._notice,
-                session.mixture.settings.tasks,
-            )
-            rows = [(group, row) for group in self._groups for row in group.dev]
-            texts = [routed_text(group.task, row.query) for group, row in rows]
-            router, report = train_router(
-                session.encoder.encode(texts),
-                session.encoder.encode([card.description for card in cards.values()]),
-                names,
-                outcomes,
-                self._settings.router,
-                session.encoder_digest,
-                eligible,
-            )
-            install_router(
-                out, self._folder, lambda folder: write_router(router, folder, report.metrics)
-            )
-            return {"trained": report.used, "why": report.reason, **report.metrics}
-
-        inputs = (
-            *(part for group in self._groups for part in self._inputs(group)),
-            *(card.digest for card in session.mixture.own.values()),
-            session.encoder_digest,
-            repr(self._settings.router),
-            session.mixture.settings.tasks,
-        )
-        return Stage("router", _VERSION, inputs, work, out.is_dir)
-
-    def _gate(self, group: LabelGroup) -> Stage:
-        session = self._session
-        out = session.workspace.calibration_path / gate_name(group.task, group.key)
-
-        def work() -> Metrics:
-            gate = fit_gate(
-                group,
-                opinions_before(session, group),
-                self._mixed_answers(group),
-                model_digest=self._model,
-                experts=session.mixture.digest(group.task),
-                seed=self._settings.seed,
-            )
-            out.parent.mkdir(exist_ok=True)
-            write_atomic(out, gate_json(gate))
-            return {"used": gate.use, "why": gate.reason, **gate.metrics}
-
-        inputs = (
-            *self._inputs(group),
-            session.mixture.digest(group.task),
-            session.demonstrator.digest(group.task),
-            *(expert.digest for expert in session.experts.own()),
-        )
-        return Stage(f"gate {group.name}", _GATE_VERSION, inputs, work, out.is_file)
-
-    def _mixed_answers(self, group: LabelGroup) -> list[Answer]:
-        """Answers of the merged experts to the labels set aside, as at query time."""
-        mixture, asker = self._session.mixture, self._asker(group)
-        found: list[Answer] = [Answer()] * len(group.dev)
-        choices = mixture.route(group.task, [row.query for row in group.dev])
-        for at in mixture.groups(group.task, choices):
-            choice = choices[at[0]]
-            rows = [group.dev[i] for i in at]
-            adapter = None if choice is None else mixture.adapter(choice).path
-            path = () if choice is None else mixture.path(group.task, choice)
-            for i, answer in zip(at, asker.answers(rows, adapter, path), strict=True):
-                found[i] = answer
-        return found
 
     def _found_path(self, group: LabelGroup) -> MetaPath:
         file = self._folder / group.name / "path.json"
@@ -391,9 +387,6 @@ class MixtureTraining:
             return ()
         return tuple(safe_json.read(file)["path"])
 
-    def _inputs(self, group: LabelGroup) -> tuple[str, ...]:
-        """What every stage of a group depends on."""
-        settings = self._settings
-        drawn = f"{settings.dev_parts} {settings.extra} {settings.demonstrations} {settings.seed}"
-        lora = replace(settings.lora, start=None)
-        return (group.digest, self._model, repr(lora), drawn)
+
+def _untrained(error: TrainingError) -> Metrics:
+    return {"used": False, "why": error.what}

@@ -28,7 +28,7 @@ from meld_duckdb.train.encoder import VERSION as ENCODER_VERSION
 from meld_duckdb.train.encoder import EncoderSettings, Progress, tune_encoder
 from meld_duckdb.train.expert import may_have_expert, train_expert
 from meld_duckdb.train.held_out import NOTHING, HeldOut, question_key
-from meld_duckdb.train.label_groups import LEAST, LabelGroup, label_groups
+from meld_duckdb.train.label_groups import LEAST, LabelGroup, label_groups, label_keys
 from meld_duckdb.train.mixture import MixtureTraining
 from meld_duckdb.train.mixture_settings import EXPERTS, MoeSettings, stage_names
 from meld_duckdb.train.pseudo_labels import AnnotateSettings, annotate_matches, contexts_of
@@ -163,10 +163,15 @@ class Pipeline:
         return found
 
     def _experts(
-        self, groups: Sequence[LabelGroup], labels: Mapping[str, object]
+        self, groups: Sequence[LabelGroup], labels: Mapping[str, list[TrainingRow]]
     ) -> MixtureTraining:
+        given, held_out = self._settings.mixture, self._settings.held_out
+        every = labelled_rows(self._session, (), held_out)
+        rest = {task: rows for task, rows in every.items() if task not in labels}
+        others = label_groups(self._session, rest, dev_parts=given.dev_parts, seed=given.seed)
         extra = [row for row in self._made() if row.task in labels]
-        return MixtureTraining(self._session, groups, extra, self._settings.mixture, self._notice)
+        keys = label_keys(self._session, labels)
+        return MixtureTraining(self._session, groups, extra, given, self._notice, others, keys)
 
     def _made(self) -> list[TrainingRow]:
         return made_rows(self._session, self._settings.held_out)

@@ -16,9 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
+from meld_duckdb.engine.adapters import files_digest
+from meld_duckdb.errors import ArtefactMissing
 from meld_duckdb.planner.router import Vectors
 from meld_duckdb.records import digest
+from meld_duckdb.train.lora import VERSION
 from meld_duckdb.train.rows import TrainingRow
+from meld_duckdb.workspace import write_atomic
 
 Score = tuple[float, float]
 """Metric and the negative log-loss that decides between equals; higher is better."""
@@ -80,6 +84,32 @@ def refine(
         if better:
             best, top = last, found
     return best, log
+
+
+def finished_round(out: Path, inputs: Sequence[str], train: Callable[[], object]) -> Path:
+    """Train the adapter of a round, or take it as it is where a killed run had finished it.
+
+    Args:
+        out: Directory of the adapter; what it was made from is noted in a file beside it.
+        inputs: Digests of all that it depends on.
+        train: Trains it into ``out``.
+
+    Returns:
+        ``out``.
+    """
+    note = out.with_name(f"{out.name}.made")
+    key = digest("round", str(VERSION), *inputs)
+    if not note.is_file() or note.read_bytes() != _made(key, out).encode():
+        train()
+        write_atomic(note, _made(key, out))
+    return out
+
+
+def _made(key: str, out: Path) -> str:
+    try:
+        return f"{key} {files_digest(out)}"
+    except ArtefactMissing:
+        return f"{key} nothing"
 
 
 def diverse_rows(

@@ -35,11 +35,13 @@ class RouterSettings:
     Attributes:
         rank: Of the shared change of the questions.
         temperature: Of the loss.
-        diversity: Weight of the likeness of the experts drawn; 0 leaves it out.
+        diversity: Weight of the likeness of the experts drawn, and what it costs when routers are
+            compared, see `planner.router.choose`; 0 leaves it out.
         decay: Pull of all weights towards nothing, which is the untrained router.
         learning_rate: Of Adam.
         steps: Of Adam, over all questions at once; 0 leaves the router untrained.
         k: Experts of a question when routers are compared.
+        weighting: How they are weighed then, see `planner.router.choose`.
         folds: Parts of the questions held out in turn for that.
         seed: Of the start and the folds.
     """
@@ -51,6 +53,7 @@ class RouterSettings:
     learning_rate: float = 3e-3
     steps: int = 200
     k: int = 3
+    weighting: str = "equal"
     folds: int = 4
     seed: int = 42
 
@@ -110,13 +113,13 @@ def train_router(
             reason = "no step was asked for"
         return Router(), RouterReport(False, reason, _rounded(metrics))
     x, y, may = questions[telling], outcomes[telling], allowed[telling]
-    before = _hits(Router(), x, experts, names, y, may, settings.k)
+    before = _hits(Router(), x, experts, names, y, may, settings)
     after = np.zeros_like(before)
     folds = np.random.default_rng(settings.seed).permutation(len(x)) % settings.folds
     for fold in range(settings.folds):
         held = folds == fold
         router = _fit(x[~held], experts, names, y[~held], may[~held], settings, encoder_digest)
-        after[held] = _hits(router, x[held], experts, names, y[held], may[held], settings.k)
+        after[held] = _hits(router, x[held], experts, names, y[held], may[held], settings)
     metrics |= {"hits_untrained": float(before.mean()), "hits_trained": float(after.mean())}
     figures = (
         f"share of right experts among the chosen {before.mean():.3f} untrained, "
@@ -135,15 +138,22 @@ def _hits(
     names: Sequence[str],
     outcomes: Outcomes,
     eligible: Outcomes,
-    k: int,
+    settings: RouterSettings,
 ) -> NDArray[np.float64]:
-    """Share of the chosen experts of each question that are right, [n]."""
+    """Share of the chosen experts of each question, by their weights, that are right, [n]."""
     at = {name: i for i, name in enumerate(names)}
     relevance = np.where(eligible, router.relevance(questions, experts, names), -np.inf)
-    choices = choose(relevance, names, k, "equal")
+    choices = choose(
+        relevance,
+        names,
+        settings.k,
+        settings.weighting,
+        likeness=unit(experts) @ unit(experts).T,
+        diversity=settings.diversity,
+    )
     return np.array(
         [
-            np.mean([row[at[name]] for name in choice.experts])
+            np.dot(choice.weights, [row[at[name]] for name in choice.experts])
             for row, choice in zip(outcomes, choices, strict=True)
         ]
     )

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import pytest
 
 import meld_duckdb
-from meld_duckdb.errors import TrainingError
+from meld_duckdb.errors import ArtefactError, TrainingError
 from meld_duckdb.models import model_digest
 from meld_duckdb.planner import loaded
 from meld_duckdb.planner.adapter_card import AdapterCard
@@ -21,9 +22,10 @@ from meld_duckdb.records import make_record
 from meld_duckdb.service import LocalService
 from meld_duckdb.settings import resolve
 from meld_duckdb.tasks.base import Query
-from meld_duckdb.train import mixture
+from meld_duckdb.train import mixture, routing
 from meld_duckdb.train.held_out import hold_out
 from meld_duckdb.train.install import install_adapter
+from meld_duckdb.train.label_groups import LabelGroup
 from meld_duckdb.train.lora import LoraSettings, train_adapter
 from meld_duckdb.train.mixture_settings import EXPERTS, MoeSettings
 from meld_duckdb.train.pipeline import Pipeline, TrainSettings
@@ -96,6 +98,11 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
 def open_session() -> Session:
     settings, _ = resolve({"progress": False})
     return LocalService(settings).session
+
+
+def fresh_session() -> Session:
+    """A session that has read nothing, as that of another process."""
+    return Session(resolve({"progress": False})[0], lambda line: None)
 
 
 def train(
@@ -185,20 +192,34 @@ def test_the_first_adapter_of_a_task_begins_with_that_of_the_starter(
     assert runs[0].out == "pretrain-match" and runs[0].start is None
 
 
-def test_records_are_cut_in_training_as_they_are_when_asked(
+def test_records_are_cut_and_routers_judged_in_training_as_statements_ask(
     labelled: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: set[int] = set()
-    real = mixture.train_adapter
+    judged: list[tuple[int, str, float]] = []
+    real, fit = mixture.train_adapter, routing.train_router
 
     def watched(rows: Any, base: Path, out: Path, settings: LoraSettings, **given: Any) -> Any:
         found.add(settings.max_chars)
         return real(rows, base, out, settings, **given)
 
+    def fitted(
+        questions: Any, experts: Any, names: Any, outcomes: Any, how: Any, *more: Any
+    ) -> Any:
+        judged.append((how.k, how.weighting, how.diversity))
+        return fit(questions, experts, names, outcomes, how, *more)
+
     monkeypatch.setattr(mixture, "train_adapter", watched)
+    monkeypatch.setattr(routing, "train_router", fitted)
     monkeypatch.setenv("MELD_MAX_RECORD_CHARS", "321")
-    train(open_session())
+    monkeypatch.setenv("MELD_EXPERTS", "1")
+    monkeypatch.setenv("MELD_EXPERT_WEIGHTS", "router")
+    monkeypatch.setenv("MELD_EXPERT_DIVERSITY_PERCENT", "25")
+    session = open_session()
+    train(session)
     assert found == {321}
+    assert judged == [(1, "router", 0.25)]
+    assert session.mixture.settings.diversity == 0.25
 
 
 def test_a_second_run_does_nothing(labelled: duckdb.DuckDBPyConnection) -> None:
@@ -348,3 +369,201 @@ def test_without_labels_for_experts_the_other_stages_run(
     assert any("gets no experts: no task has 10 labels" in line for line in lines)
     with pytest.raises(TrainingError, match="no task has 10 labels"):
         pipeline.run(("impute",), EXPERTS)
+
+
+def test_a_group_that_cannot_be_trained_leaves_the_others(
+    labelled: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labelled.execute(
+        """SELECT meld_learn('match', {'a': {'shoe': 'shoe ' || i},
+            'b': {'shoe': 'shoe ' || i || ' x'}}, i % 3 = 0) FROM range(15) r(i)"""
+    ).fetchall()
+    real = mixture.train_adapter
+
+    def refuse_shoes(rows: Any, *given: Any, **named: Any) -> Any:
+        if any("shoe" in row.query.records[0].fields for row in rows):
+            raise TrainingError("0 rows, all of them too long")
+        return real(rows, *given, **named)
+
+    monkeypatch.setattr(mixture, "train_adapter", refuse_shoes)
+    without_pretraining = replace(SETTINGS, pretrain=False)
+    session, lines = open_session(), list[str]()
+    done = [f.name for f in train(session, lines, without_pretraining)]
+    assert len(session.mixture.own) == 2
+    assert sum(name.startswith("adapter ") for name in done) == 3
+    assert sum(name.startswith("refine ") for name in done) == 2
+    [line] = [line for line in lines if line.startswith("no expert")]
+    assert line == "no expert of match for shoe | shoe is trained: 0 rows, all of them too long"
+    again: list[str] = []
+    repeated = train(session, again, without_pretraining)
+    assert [f.name for f in repeated] == done and all(f.skipped for f in repeated)
+    assert line in again
+
+
+def test_where_no_group_can_be_trained_that_is_an_error(
+    labelled: duckdb.DuckDBPyConnection,
+) -> None:
+    wrong = replace(SETTINGS, lora=replace(SETTINGS.lora, target_modules=("nowhere",)))
+    with pytest.raises(TrainingError, match=r"none of the 2 experts .* no layer to adapt"):
+        train(open_session(), settings=wrong)
+
+
+def test_training_replaces_what_is_damaged_or_of_another_version(
+    labelled: duckdb.DuckDBPyConnection,
+) -> None:
+    workspace = open_session().workspace
+    train(open_session())
+    first, second = sorted(f for f in workspace.adapters_path.iterdir() if f.name != "merged")
+    gate = min(workspace.calibration_path.glob("match-*.json"))
+    whole = gate.read_text()
+    (first / "expert.json").write_text('{"format": "meld-adapter/0"}')
+    (second / "adapter_model.safetensors").write_bytes(b"cut")
+    router = (workspace.router_path / "router.json").read_text()
+    (workspace.router_path / "router.json").write_text("{")
+    gate.write_text("[]")
+    for content in (router, "{"):  # first the router is told, then the adapter
+        with pytest.raises(ArtefactError, match=r"Hint: .*meld train --stages experts"):
+            _ = fresh_session().mixture.own
+        (workspace.router_path / "router.json").write_text(content)
+
+    lines: list[str] = []
+    done = {f.name: f for f in train(fresh_session(), lines)}
+    told = [line for line in lines if " is removed" in line]
+    assert [line.partition(" ")[0] for line in told] == [
+        first.name,
+        second.name,
+        "router",
+        gate.name,
+    ]
+    assert "meld-adapter/0" in told[0]
+    ran = [name.partition(" ")[0] for name, finished in done.items() if not finished.skipped]
+    assert ran == ["refine", "refine", "router", "gate"]
+    assert len(fresh_session().mixture.own) == 2
+    assert gate.read_text() == whole
+
+
+def test_training_one_task_fits_the_router_to_the_outcomes_of_all(
+    labelled: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted: list[np.ndarray] = []
+    real = routing.train_router
+
+    def watched(asked: Any, cards: Any, names: Any, outcomes: Any, *given: Any) -> Any:
+        of_match = [name.startswith("match") for name in names]
+        assert len(names) == 3 and sum(of_match) == 2
+        about_match = given[-1][:, of_match].any(axis=1)
+        fitted.append(outcomes[about_match][:, of_match])
+        return real(asked, cards, names, outcomes, *given)
+
+    monkeypatch.setattr(routing, "train_router", watched)
+    cities = "SELECT meld_learn('impute', {'row': {'n': 'n' || i, 'city': NULL}, 'column': 'city'},"
+    labelled.execute(f"{cities} ['rome', 'oslo'][1 + i % 2]) FROM range(12) r(i)").fetchall()
+    session = open_session()
+    train(session)
+    labelled.execute(f"{cities} 'oslo') FROM range(12, 16) r(i)").fetchall()
+
+    def train_impute(lines: list[str]) -> set[str]:
+        pipeline = Pipeline(session, TrainSettings(mixture=SETTINGS), lines.append)
+        return {f.name for f in pipeline.run(["impute"], EXPERTS) if f.skipped}
+
+    lines: list[str] = []
+    skipped = train_impute(lines)
+    assert not skipped & {"router"}
+    before, after = fitted
+    assert len(before) > 10 and np.array_equal(before, after)
+    asked = [line for line in lines if "asked about" in line]
+    assert len(asked) == 1, "what experts of match say was known"
+    assert len(list(session.workspace.calibration_path.glob("*.json"))) == 3
+    assert session.gates.of("match") and len(session.gates.of("match")) == 2
+
+    assert "router" in train_impute([])
+    assert all(f.skipped for f in train(session))
+
+
+def test_the_expert_of_the_former_rows_of_a_table_goes(labelled: duckdb.DuckDBPyConnection) -> None:
+    labelled.execute(
+        "CREATE TABLE cameras AS SELECT 'camera ' || i AS title FROM range(24) r(i) UNION ALL "
+        "SELECT 'camera ' || (i + (i % 3)::INT) || ' x' FROM range(24) r(i)"
+    )
+    labelled.execute("FROM meld.index('cameras', embed := false)").fetchall()
+    session, lines = open_session(), list[str]()
+    train(session)
+    before = set(session.mixture.own)
+    labelled.execute("INSERT INTO cameras VALUES ('camera 99')")
+    labelled.execute("FROM meld.index('cameras', embed := false)").fetchall()
+    train(session, lines)
+    after = set(session.mixture.own)
+    assert len(before) == len(after) == 2
+    [gone] = before - after
+    assert f"the expert {gone} is removed: no label of match belongs to its tables or columns" in (
+        "\n".join(lines)
+    )
+    assert len(list(session.workspace.calibration_path.glob("*.json"))) == 2
+
+
+def test_a_killed_refinement_goes_on_at_its_round(
+    labelled: duckdb.DuckDBPyConnection, runs: list[Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(SETTINGS, refine=RefineSettings(rounds=2, quota=4))
+    watched = mixture.train_adapter
+
+    def killed(rows: Any, base: Path, out: Path, *given: Any, **more: Any) -> Any:
+        if out.name == "2":
+            (out.parent / ".2.abcd1234").mkdir()
+            raise KeyboardInterrupt
+        return watched(rows, base, out, *given, **more)
+
+    session = open_session()
+    with monkeypatch.context() as patch:
+        patch.setattr(mixture, "train_adapter", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(session, settings=settings)
+    assert [run.out for run in runs] == ["pretrain-match", "0", "1"]
+    train(session, settings=settings)
+    assert [run.out for run in runs[3:]] == ["2", "0", "1", "2"]
+    assert not list((session.workspace.path / "train").rglob(".*"))
+
+
+def test_a_round_that_teaches_nothing_leaves_the_expert_as_it_was(
+    labelled: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = mixture.train_adapter
+
+    def failing(rows: Any, base: Path, out: Path, *given: Any, **more: Any) -> Any:
+        if out.name == "1":
+            raise TrainingError("the loss is nan after step 1, expected a finite number")
+        return real(rows, base, out, *given, **more)
+
+    monkeypatch.setattr(mixture, "train_adapter", failing)
+    lines: list[str] = []
+    done = train(open_session(), lines)
+    rounds = [f.metrics["best round"] for f in done if f.name.startswith("refine ")]
+    assert rounds == [0, 0]
+    assert sum(" is left out: the loss is nan" in line for line in lines) == 2
+
+
+def test_an_expert_that_is_not_trained_now_is_judged_by_labels_it_has_not_seen(
+    labelled: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[set[str]] = []
+    real = routing.fit_gate
+
+    def watched(group: LabelGroup, *given: Any, **more: Any) -> Any:
+        if group.task == "match":
+            asked.append({r.digest for row in group.dev for r in row.query.records})
+        return real(group, *given, **more)
+
+    monkeypatch.setattr(routing, "fit_gate", watched)
+    cities = "SELECT meld_learn('impute', {'row': {'n': 'n' || i, 'city': NULL}, 'column': 'city'},"
+    labelled.execute(f"{cities} ['rome', 'oslo'][1 + i % 2]) FROM range(12) r(i)").fetchall()
+    session = open_session()
+    train(session)
+    before = list(asked)
+    asked.clear()
+    labelled.execute(
+        """SELECT meld_learn('match', {'a': {'title': 'camera ' || i},
+            'b': {'title': 'camera ' || i || ' y'}}, true) FROM range(100, 110) r(i)"""
+    ).fetchall()
+    pipeline = Pipeline(session, TrainSettings(mixture=SETTINGS), lambda line: None)
+    pipeline.run(["impute"], EXPERTS)
+    assert asked and all(those in before for those in asked)

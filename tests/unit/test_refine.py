@@ -9,7 +9,7 @@ import numpy as np
 
 from meld_duckdb.records import make_record
 from meld_duckdb.tasks.base import Query
-from meld_duckdb.train.refine import RefineSettings, diverse_rows, refine
+from meld_duckdb.train.refine import RefineSettings, diverse_rows, finished_round, refine
 from meld_duckdb.train.rows import TrainingRow
 
 
@@ -87,3 +87,25 @@ def test_the_best_round_is_kept_and_rounds_build_on_each_other() -> None:
 def test_no_rounds_leave_the_start() -> None:
     best, log = refine(Path("start"), (0.1, 0.0), [], lambda *a: Path(), lambda p: (1.0, 0.0))
     assert best == Path("start") and len(log) == 1
+
+
+def test_a_finished_round_is_taken_as_it_is(tmp_path: Path) -> None:
+    out, trained = tmp_path / "1", []
+
+    def train() -> None:
+        trained.append(len(trained))
+        out.mkdir(exist_ok=True)
+        for name in ("adapter_config.json", "adapter_model.safetensors"):
+            (out / name).write_text(f"{name} {len(trained)}")
+
+    for _ in range(2):
+        assert finished_round(out, ("rows", "start"), train) == out
+    assert trained == [0]
+    finished_round(out, ("other rows", "start"), train)
+    assert trained == [0, 1]
+    (out / "adapter_model.safetensors").write_text("of another training that was killed")
+    finished_round(out, ("other rows", "start"), train)
+    assert trained == [0, 1, 2]
+    (out / "adapter_model.safetensors").unlink()
+    finished_round(out, ("other rows", "start"), train)
+    assert trained == [0, 1, 2, 3]

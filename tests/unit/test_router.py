@@ -148,6 +148,32 @@ def test_random_outcomes_are_not_kept() -> None:
     assert report.metrics["hits_trained"] < report.metrics["hits_untrained"] + 0.15
 
 
+def test_a_router_that_only_weighs_is_judged_by_its_weights() -> None:
+    questions, experts, outcomes = _lesson()
+    equal, weighed = (
+        train_router(
+            questions, experts, NAMES, outcomes, RouterSettings(k=4, weighting=how), "encoder"
+        )[1]
+        for how in ("equal", "router")
+    )
+    assert not equal.used, "all four are chosen, whatever the router says"
+    assert weighed.used
+    assert weighed.metrics["hits_trained"] > weighed.metrics["hits_untrained"] + 0.2
+
+
+def test_routers_are_compared_with_diversity() -> None:
+    questions, experts, outcomes = _lesson()
+    twins = np.concatenate([experts, experts])  # without diversity both of a pair are chosen
+    doubled, names = np.tile(outcomes, 2), [f"{n} {i}" for i in range(2) for n in NAMES]
+    hits = [
+        train_router(
+            questions, twins, names, doubled, RouterSettings(k=2, diversity=weight), "encoder"
+        )[1].metrics["hits_trained"]
+        for weight in (0.0, 1.0)
+    ]
+    assert hits[0] > 0.8 and hits[1] < 0.6
+
+
 def test_diversity_term_spreads_the_choice() -> None:
     questions, experts, outcomes = _lesson()
     outcomes |= np.roll(outcomes, 1, axis=1)

@@ -66,3 +66,11 @@ def test_meld_toml_of_the_default_workspace_is_read(
     (tmp_path / ".meld" / "meld.toml").write_text("engine_batch = 5\n")
     monkeypatch.chdir(tmp_path)
     assert resolve({}, {})[0].engine_batch == 5
+
+
+def test_a_percentage_goes_from_nothing_to_a_hundred() -> None:
+    for value in ("0", "100"):
+        settings, _ = resolve({"expert_diversity_percent": value}, {})
+        assert settings.answer.expert_diversity_percent == int(value)
+    with pytest.raises(ConfigError, match="is '101', expected a percentage"):
+        resolve({"expert_diversity_percent": "101"}, {})
