@@ -84,6 +84,16 @@ def may_have_expert(task: str, rows: Sequence[TrainingRow]) -> bool:
     )
 
 
+def keyed_labels(
+    session: Session, task: str, held_out: HeldOut
+) -> tuple[list[Demonstration], list[Context], list[Key]]:
+    """The labels of a task that are not held out, and the tables and the key of each."""
+    labels = [d for d in session.demonstrator.labelled(task) if not held_out.covers(d.query)]
+    contexts = session.tables.find([label.query for label in labels])
+    keys = [expert_key(task, d.query, c) for d, c in zip(labels, contexts, strict=True)]
+    return labels, contexts, keys
+
+
 def train_expert(
     session: Session,
     task: str,
@@ -175,9 +185,7 @@ def _labels_of(
     session: Session, task: str, key: Key | None, held_out: HeldOut
 ) -> tuple[Key, list[Demonstration], list[Context]]:
     """The labels with a key, or with the commonest one, and the tables of each."""
-    labels = [d for d in session.demonstrator.labelled(task) if not held_out.covers(d.query)]
-    contexts = session.tables.find([label.query for label in labels])
-    keys = [expert_key(task, d.query, c) for d, c in zip(labels, contexts, strict=True)]
+    labels, contexts, keys = keyed_labels(session, task, held_out)
     if key is None and keys:
         [(key, _)] = Counter(keys).most_common(1)
     at = [i for i, own in enumerate(keys) if own == key]

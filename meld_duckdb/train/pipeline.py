@@ -19,14 +19,14 @@ from pathlib import Path
 from meld_duckdb.errors import TrainingError
 from meld_duckdb.locks import FileLock
 from meld_duckdb.models import model_digest, sha256
-from meld_duckdb.planner.save_expert import whole_expert
 from meld_duckdb.planner.session import Session
 from meld_duckdb.records import digest
 from meld_duckdb.train.align_stage import Alignments, AlignSettings, align_workspace
 from meld_duckdb.train.cross_encoder import T1Settings
 from meld_duckdb.train.encoder import VERSION as ENCODER_VERSION
 from meld_duckdb.train.encoder import EncoderSettings, Progress, tune_encoder
-from meld_duckdb.train.expert import may_have_expert, train_expert
+from meld_duckdb.train.expert import may_have_expert
+from meld_duckdb.train.expert_stage import expert_stage
 from meld_duckdb.train.held_out import NOTHING, HeldOut, question_key
 from meld_duckdb.train.label_groups import LEAST, LabelGroup, label_groups, label_keys
 from meld_duckdb.train.mixture import MixtureTraining
@@ -48,7 +48,6 @@ from meld_duckdb.train.stages import (
 from meld_duckdb.train.transform import TRANSFORMS, transform
 from meld_duckdb.workspace import adopted_adapter
 
-EXPERT_VERSION = 1
 """Raised whenever the stage could give another expert for the same inputs."""
 
 RETRIEVAL = ("annotate", "transform", "align", "encoder", "embed", "expert")
@@ -331,41 +330,15 @@ class Pipeline:
         yield Stage("embed", 1, inputs, work)
 
     def _expert(self, labels: Mapping[str, list[TrainingRow]]) -> Iterator[Stage]:
-        files = [self._folder / f"rows-{name}.jsonl" for name in MADE]
-        folder = self._session.workspace.experts_path
-        for task in labels:
-            if not may_have_expert(task, labels[task]):
-                continue
-
-            def work(task: str = task) -> Metrics:
+        given = self._settings
+        files = [_content(self._folder / f"rows-{name}.jsonl") for name in MADE]
+        for task, rows in labels.items():
+            if may_have_expert(task, rows):
                 extra = [row for row in self._made() if row.task == task]
-                try:
-                    card = train_expert(
-                        self._session,
-                        task,
-                        None,
-                        extra,
-                        self._settings.expert,
-                        self._notice,
-                        self._settings.held_out,
-                    )
-                except TrainingError as error:  # the labels are spread, or one-sided in a fold
-                    return {"used": False, "why": error.what}
-                return {"id": card.id, "used": card.use, "why": card.reason, **card.metrics}
-
-            def is_done(task: str = task) -> bool:
-                made = self._recorded(f"expert {task}").get("id")  # None where none was to be made
-                base = self._session.encoder_path
-                return made is None or whole_expert(folder / str(made), base) is not None
-
-            inputs = (
-                rows_digest(labels[task]),
-                *(_content(file) for file in files),
-                model_digest(self._session.encoder_path),
-                repr(self._settings.expert),
-                self._settings.held_out.digest,
-            )
-            yield Stage(f"expert {task}", EXPERT_VERSION, inputs, work, is_done)
+                read = (rows_digest(rows), *files)
+                yield expert_stage(
+                    self._session, task, extra, given.expert, given.held_out, read, self._notice
+                )
 
     def _recorded(self, stage: str) -> Metrics:
         """The metrics of a stage as it was last run; empty where it was not."""

@@ -80,6 +80,27 @@ def test_all_stages_run_once_and_the_encoder_is_another_one(
     assert [one.metrics for one in again] == [one.metrics for one in done]
 
 
+def test_every_pair_of_tables_with_labels_enough_has_an_expert_of_tier_1(
+    given: tuple[duckdb.DuckDBPyConnection, Settings],
+) -> None:
+    con, settings = given
+    con.execute(
+        """SELECT meld_learn('match', {'a': {'wine': 'red ' || i},
+            'b': {'wine': 'red ' || (i + (i % 3)::INT) || ' x'}}, i % 3 = 0) FROM range(24) r(i)"""
+    ).fetchall()
+    con.execute(
+        """SELECT meld_learn('match', {'a': {'shoe': 'boot ' || i}, 'b': {'shoe': 'boot'}}, true)
+        FROM range(6) r(i)"""
+    ).fetchall()
+    session = LocalService(settings).session
+    [done] = Pipeline(session, QUICK, lambda line: None).run(("match",), ("expert",))
+    cards = [expert.card for expert in session.experts.own()]
+    assert sorted(done.metrics["id"].split()) == sorted(card.id for card in cards)
+    assert len({card.key for card in cards}) == 2 and not any("shoe" in c.key for c in cards)
+    [again] = Pipeline(session, QUICK, lambda line: None).run(("match",), ("expert",))
+    assert again.skipped
+
+
 def test_held_out_rows_and_pairs_enter_no_stage(
     given: tuple[duckdb.DuckDBPyConnection, Settings],
 ) -> None:
