@@ -14,7 +14,7 @@ from meld_duckdb.features.stack import Stack, log_odds
 from meld_duckdb.planner.batch import Batch, Resources, keep
 from meld_duckdb.planner.budget import is_over, was_asked
 from meld_duckdb.planner.metapath import augment
-from meld_duckdb.planner.mixture import Mixture
+from meld_duckdb.planner.mixture import MERGED_AHEAD, Mixture
 from meld_duckdb.planner.router import Choice
 from meld_duckdb.planner.trace import note_route
 from meld_duckdb.tasks.base import Answer, Evidence, Prompt, Query, Task
@@ -92,17 +92,20 @@ def _ask_round(
     task = batch.task
     too_long: list[int] = []
     n_prompts = n_tokens = 0
-    choices, groups = _routed(task, [batch.queries[i] for i in positions], resources.mixture)
+    mixture = resources.mixture
+    choices, groups, ahead = _routed(task, [batch.queries[i] for i in positions], mixture)
     note_route(choices)
-    for group, adapter in groups:
+    for place, group in enumerate(groups):
         queries = [_shortlist(batch, positions[at]) for at in group]
-        prompts = _prompts(task, queries, resources, choices[group[0]], max_chars)
+        choice = choices[group[0]]
+        prompts = _prompts(task, queries, resources, choice, max_chars)
+        adapter = ahead[place] if place < len(ahead) else _adapter(choice, mixture)
         same = _places(prompts)
         wordings = list(same)
         for finished in resources.backend().complete(wordings, adapter):
             found: dict[int, Answer] = {}
-            for place, completion in finished:
-                numbers = same[wordings[place]]
+            for at, completion in finished:
+                numbers = same[wordings[at]]
                 if not last and (completion.error or "").startswith("prompt_too_long"):
                     too_long += [positions[group[number]] for number in numbers]
                     continue
@@ -122,13 +125,14 @@ def _ask_round(
     return batch, sorted(too_long)
 
 
-def _routed(
-    task: Task, queries: Sequence[Query], mixture: Mixture
-) -> tuple[Sequence[Choice | None], list[tuple[list[int], Adapter | None]]]:
-    """The experts of questions, and the adapter of each group of them.
+_Routed = tuple[Sequence[Choice | None], list[list[int]], list[Adapter | None]]
+"""Choices of questions, groups of those that one adapter answers, adapters of the first groups."""
 
-    All are merged before the first is asked: training may replace experts meanwhile. Where it just
-    does, they are chosen once more.
+
+def _routed(task: Task, queries: Sequence[Query], mixture: Mixture) -> _Routed:
+    """Choose the experts of questions, and merge them before the first question is asked.
+
+    Training may replace experts meanwhile; where it just does, they are chosen once more.
     """
     try:
         return _merged(task, queries, mixture)
@@ -136,14 +140,15 @@ def _routed(
         return _merged(task, queries, mixture)
 
 
-def _merged(
-    task: Task, queries: Sequence[Query], mixture: Mixture
-) -> tuple[Sequence[Choice | None], list[tuple[list[int], Adapter | None]]]:
+def _merged(task: Task, queries: Sequence[Query], mixture: Mixture) -> _Routed:
     choices = mixture.route(task.name, queries)
     groups = mixture.groups(task.name, choices)
-    chosen = [choices[group[0]] for group in groups]
-    adapters = [None if choice is None else mixture.adapter(choice) for choice in chosen]
-    return choices, list(zip(groups, adapters, strict=True))
+    ahead = [_adapter(choices[group[0]], mixture) for group in groups[:MERGED_AHEAD]]
+    return choices, groups, ahead
+
+
+def _adapter(choice: Choice | None, mixture: Mixture) -> Adapter | None:
+    return None if choice is None else mixture.adapter(choice)
 
 
 def _places(prompts: Sequence[Prompt]) -> dict[Prompt, list[int]]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from meld_duckdb.engine.backend import Backend
+from meld_duckdb.errors import ArtefactError
 from meld_duckdb.planner.cache import AnswerCache
 from meld_duckdb.planner.cascade import Policy
 from meld_duckdb.planner.certificates import Certificates
@@ -138,6 +139,13 @@ def keep(batch: Batch, resources: Resources, found: dict[int, Answer]) -> Batch:
     Where labels or experts changed since the keys were made, the answers are given but not kept:
     the keys say what was there before.
     """
-    if resources.cache is not None and batch.made_with == readings(batch, resources):
+    if resources.cache is not None and _is_unchanged(batch, resources):
         resources.cache.put({batch.keys[i]: answer for i, answer in found.items()}, batch.task.name)
     return batch.settle(found)
+
+
+def _is_unchanged(batch: Batch, resources: Resources) -> bool:
+    try:
+        return batch.made_with == readings(batch, resources)
+    except ArtefactError:  # an expert is being replaced
+        return False

@@ -129,30 +129,26 @@ class Gates:
         Raises:
             ArtefactCorrupt: A gate, or an expert of the task, is damaged.
         """
-        gates = self._gates.get().get(task)
+        gates = [gate for gate in self._gates.get() if gate.task == task]
         if not gates:
-            return {}
-        experts = self._experts(task)
-        for gate in gates.values():
-            if gate.experts != experts:
-                self._tell(gate, "other experts, another router or other settings of them")
-        return {key: gate for key, gate in gates.items() if gate.experts == experts}
-
-    def _read(self) -> dict[str, dict[Key, Gate]]:
-        read = [read_gate(path) for path in sorted(self._folder.glob("*.json"))]
-        if not read:
             return {}
         try:
             model = self._model_digest()
         except ArtefactMissing:  # it cannot be asked either; tier 0 answers without it
             return {}
-        found: dict[str, dict[Key, Gate]] = {}
-        for gate in read:
-            if gate.model_digest == model:
-                found.setdefault(gate.task, {})[gate.key] = gate
-            else:
+        experts = self._experts(task)
+        found: dict[Key, Gate] = {}
+        for gate in gates:
+            if gate.model_digest != model:
                 self._tell(gate, "another language model")
+            elif gate.experts != experts:
+                self._tell(gate, "other experts, another router or other settings of them")
+            else:
+                found[gate.key] = gate
         return found
+
+    def _read(self) -> list[Gate]:
+        return [read_gate(path) for path in sorted(self._folder.glob("*.json"))]
 
     def _tell(self, gate: Gate, other: str) -> None:
         line = (

@@ -36,6 +36,9 @@ from meld_duckdb.tasks.base import Query
 MERGED = "merged"
 """Directory of merged adapters among those of the adapters."""
 
+MERGED_AHEAD = 24
+"""Adapters that may be merged before the first of them is asked: all are kept until then."""
+
 _MOST_MERGED = 64
 _ROUTED_CHARS = 600
 
@@ -145,8 +148,8 @@ class Mixture:
         return digest(
             "mixture/2",
             *(card.digest for card in cards.values()),
-            known.router.digest,
-            self._encoder_digest() if len(cards) > 1 else "",  # one alone is not routed to
+            # one alone is not routed to
+            *((known.router.digest, self._encoder_digest()) if len(cards) > 1 else ()),
             repr(self.settings),
         )
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from meld_duckdb import safe_json
-from meld_duckdb.train.label_groups import LabelGroup
+from meld_duckdb.train.label_groups import LabelGroup, label_identity
 from meld_duckdb.workspace import write_atomic
 
 _FILE = "aside.json"
@@ -15,7 +15,15 @@ _FILE = "aside.json"
 
 def note_aside(folder: Path, group: LabelGroup) -> None:
     """Note in the folder of a group which labels were set aside when its expert was trained."""
-    write_atomic(folder / _FILE, json.dumps(sorted(row.digest for row in group.dev)))
+    write_atomic(folder / _FILE, json.dumps(sorted(label_identity(row) for row in group.dev)))
+
+
+def noted_aside(folder: Path) -> frozenset[str]:
+    """Identities of the labels that were set aside; none without a note, or with a damaged one."""
+    try:
+        return frozenset(safe_json.read(folder / _FILE))
+    except (OSError, ValueError, TypeError):
+        return frozenset()
 
 
 def parted_as_trained(folder: Path, group: LabelGroup) -> LabelGroup:
@@ -24,13 +32,12 @@ def parted_as_trained(folder: Path, group: LabelGroup) -> LabelGroup:
     Labels learned since part it in another way, in which the expert may have seen some of those set
     aside. Without a note, or with a damaged one, the group is as it comes.
     """
-    try:
-        aside = set(safe_json.read(folder / _FILE))
-    except (OSError, ValueError, TypeError):
+    aside = noted_aside(folder)
+    if not aside:
         return group
     rows = sorted((*group.learn, *group.dev), key=lambda row: row.digest)
     return replace(
         group,
-        learn=tuple(row for row in rows if row.digest not in aside),
-        dev=tuple(row for row in rows if row.digest in aside),
+        learn=tuple(row for row in rows if label_identity(row) not in aside),
+        dev=tuple(row for row in rows if label_identity(row) in aside),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 from meld_duckdb.engine.adapters import open_adapter, read_weights
@@ -13,6 +13,7 @@ from meld_duckdb.planner.expert_card import Key
 from meld_duckdb.planner.gate import read_gate
 from meld_duckdb.planner.mixture import MERGED
 from meld_duckdb.planner.router import read_router
+from meld_duckdb.train.aside import noted_aside
 from meld_duckdb.train.install import remove_folder
 from meld_duckdb.train.label_groups import group_name
 from meld_duckdb.train.lora import CHECKPOINT
@@ -20,7 +21,10 @@ from meld_duckdb.workspace import Workspace
 
 Notice = Callable[[str], None]
 
-_FORMER = "{} is removed: no label of {} belongs to its tables or columns as they are now"
+ASIDE = "_unreadable"
+"""Directory of what cannot be read any more, beside the others of its kind."""
+
+_FORMER = "{} is removed: labels of {} that it set aside have another expert by now"
 
 
 def clear_half_saved(trained: Path) -> None:
@@ -36,15 +40,15 @@ def clear_half_saved(trained: Path) -> None:
         shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
 
 
-def remove_unreadable(workspace: Workspace, beside: Path, notice: Notice) -> None:
-    """Remove adapters, router and gates that are damaged or of another version.
+def put_aside_unreadable(workspace: Workspace, notice: Notice) -> None:
+    """Put adapters, router and gates aside that are damaged or of another version.
 
-    Statements that need them fail until then; training makes them anew and needs none of them.
+    Statements that need them fail until then. Training needs none of them, and makes those anew
+    that there are labels for; the old ones stay in directories `ASIDE` beside them.
 
     Args:
         workspace: Where they are.
-        beside: Directory of the same file system that the router is moved to first.
-        notice: Called with a line for each, which says why.
+        notice: Called with a line for each, which says why and where it is.
     """
     for folder in adapter_folders(workspace.adapters_path):
         try:
@@ -52,59 +56,60 @@ def remove_unreadable(workspace: Workspace, beside: Path, notice: Notice) -> Non
             open_adapter(folder)
             read_weights(folder)
         except ArtefactError as error:
-            _tell(notice, folder, error)
-            remove_folder(folder, workspace.adapters_path)
+            _put_aside(folder, workspace.adapters_path / ASIDE, error, notice)
     try:
         read_router(workspace.router_path)
     except ArtefactError as error:
-        _tell(notice, workspace.router_path, error)
-        remove_folder(workspace.router_path, beside)
+        _put_aside(workspace.router_path, workspace.adapters_path / ASIDE, error, notice)
     for path in sorted(workspace.calibration_path.glob("*.json")):
         try:
             read_gate(path)
         except ArtefactError as error:
-            _tell(notice, path, error)
-            path.unlink()
+            _put_aside(path, workspace.calibration_path / ASIDE, error, notice)
 
 
 def remove_former(
-    workspace: Workspace, trained: Path, keys: Collection[tuple[str, Key]], notice: Notice
+    workspace: Workspace,
+    trained: Path,
+    keys: Mapping[tuple[str, Key], Collection[str]],
+    notice: Notice,
 ) -> None:
-    """Remove what was trained for tables or columns that no label belongs to any more.
+    """Remove what was trained for tables or columns whose labels have another expert by now.
 
     A table with other rows is another one: the expert of its former rows has learned from labels
-    that that of the present ones sets aside. It goes where its task has one of the latter; adapters
-    that were not trained in this workspace stay. A killed run goes on where it was.
+    that that of the present ones sets aside. It goes where a label that it set aside belongs to
+    tables or columns that have an expert; adapters that were not trained in this workspace stay. A
+    killed run goes on where it was.
 
     Args:
         workspace: Where experts and gates are.
         trained: Directory of what training leaves behind, a directory per group of labels.
-        keys: Task and key of all labels, see `label_groups.label_keys`.
+        keys: Task and key of all labels to their identities, see `label_groups.label_keys`.
         notice: Called with a line for each, which says why.
 
     Raises:
         ArtefactError: An expert or a gate cannot be read.
     """
     cards = [read_adapter_card(folder) for folder in adapter_folders(workspace.adapters_path)]
-    tasks = {card.task for card in cards if (card.task, card.key) in keys}
-    stay = set(keys)
+    present = {(card.task, card.key) for card in cards} & set(keys)
+    gone = {}
     for card in cards:
         of = (card.task, card.key)
-        if card.task not in tasks or of in keys:
-            continue
-        if (trained / group_name(*of)).is_dir():
-            notice(_FORMER.format(f"the expert {card.id}", card.task))
-            remove_folder(workspace.adapters_path / card.id, workspace.adapters_path)
-        else:
-            stay.add(of)
+        taken = {label for own in present if own[0] == card.task for label in keys[own]}
+        if of not in keys and taken & noted_aside(trained / group_name(*of)):
+            gone[of] = card
     for path in sorted(workspace.calibration_path.glob("*.json")):
         gate = read_gate(path)
-        if gate.task in tasks and (gate.task, gate.key) not in stay:
+        if (gate.task, gate.key) in gone:
             notice(_FORMER.format(f"the gate {path.name}", gate.task))
             path.unlink()
-    names = {group_name(*of) for of in keys}
-    for folder in sorted(folder for task in tasks for folder in trained.glob(f"{task}-*")):
-        if folder.name not in names:
+    for card in gone.values():
+        notice(_FORMER.format(f"the expert {card.id}", card.task))
+        remove_folder(workspace.adapters_path / card.id, workspace.adapters_path)
+    used = {group_name(*of) for of in (*keys, *((card.task, card.key) for card in cards))}
+    used -= {group_name(*of) for of in gone}
+    for folder in sorted(f for task, _ in present for f in trained.glob(f"{task}-*")):
+        if folder.name not in used and folder.is_dir():
             remove_folder(folder, trained)
 
 
@@ -118,7 +123,13 @@ def adapter_folders(adapters: Path) -> Iterator[Path]:
         )
 
 
-def _tell(notice: Notice, place: Path, error: ArtefactError) -> None:
+def _put_aside(path: Path, place: Path, error: ArtefactError, notice: Notice) -> None:
+    place.mkdir(parents=True, exist_ok=True)
+    kept = place / path.name
+    if kept.is_dir():
+        remove_folder(kept, place)
+    path.replace(kept)
     notice(
-        f"{place.name} is removed, to be trained anew by meld train --stages experts: {error.what}"
+        f"{path.name} cannot be used and is put aside in {place}, to be trained anew by meld train "
+        f"--stages experts where there are labels for it: {error.what}"
     )

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from meld_duckdb.errors import TrainingError
 from meld_duckdb.models import model_digest
 from meld_duckdb.planner.expert_card import Key
+from meld_duckdb.planner.expert_list import key_namer
 from meld_duckdb.planner.save_expert import whole_expert
 from meld_duckdb.planner.session import Session
 from meld_duckdb.train.cross_encoder import T1Settings
@@ -17,6 +18,7 @@ from meld_duckdb.train.rows import TrainingRow
 from meld_duckdb.train.stages import Metrics, Notice, Stage, read_stages
 
 VERSION = 1
+"""Raised when the same labels give another expert."""
 
 
 def expert_stage(
@@ -78,6 +80,8 @@ def _train(
             cards.append(train_expert(session, task, key, extra, settings, notice, held_out))
         except TrainingError as error:  # the labels are spread, or one-sided in a fold
             why = why or error.what
+            place = "" if key is None else f" for {key_namer(session)(key)}"
+            notice(f"no expert of {task}{place}: {error.what}")
     if not cards:
         return {"used": False, "why": why}
     names, used = " ".join(card.id for card in cards), any(card.use for card in cards)

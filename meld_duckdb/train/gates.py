@@ -50,7 +50,7 @@ def fit_gate(
         before: What the tiers before say of each, without having seen it; see `opinions_before`.
         answers: What the language model says of each, likewise.
         model_digest: Identity of the language model.
-        experts: Digest of adapters and router.
+        experts: Identity of the experts, see `planner.mixture.Mixture.digest`.
         seed: Of the parts for cross-fitting.
     """
     verdict = (_judge_two if TASKS[group.task].labels is not None else _judge_many)(
@@ -73,9 +73,9 @@ def fit_gate(
 def opinions_before(session: Session, group: LabelGroup) -> list[Answer | None]:
     """What the tiers before tier 2 say of the labels set aside, without having seen each.
 
-    That is tier 0, fitted to the labels of ``learn``, as a statement says it: without a value that
-    is not likely enough. Where an expert of tier 1 is used, it is what both said when it was
-    judged.
+    That is tier 0, fitted to all labels of the task but these, as a statement says it: without a
+    value that is not likely enough. Where an expert of tier 1 is used, it is what both said when it
+    was judged.
     """
     before = _said_by_features(session, group.task, [row.query for row in group.dev])
     expert = session.experts.of(group.task, group.key, "unsure")

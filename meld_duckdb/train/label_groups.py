@@ -6,14 +6,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from meld_duckdb.planner.expert_card import Key, expert_key
+from meld_duckdb.planner.experts import shortlisted
 from meld_duckdb.planner.session import Session
 from meld_duckdb.records import digest, plain_text
 from meld_duckdb.tasks import TASKS
-from meld_duckdb.tasks.base import Demonstration
+from meld_duckdb.tasks.base import Answer, Demonstration, Query
 from meld_duckdb.tasks.letters import MOST_OPTIONS
 from meld_duckdb.train.expert import held_out_tier0
 from meld_duckdb.train.folds import draw_folds, groups_of
-from meld_duckdb.train.offered import WITH_OPTIONS, in_order_of, offered, with_all_options
+from meld_duckdb.train.offered import (
+    WITH_OPTIONS,
+    in_order_of,
+    offered,
+    subject,
+    with_all_options,
+)
 from meld_duckdb.train.rows import TrainingRow
 from meld_duckdb.train.stack import IntArray
 
@@ -139,11 +146,18 @@ def _is_choice(row: TrainingRow) -> bool:
 
 def label_keys(
     session: Session, labels: Mapping[str, Sequence[TrainingRow]]
-) -> frozenset[tuple[str, Key]]:
-    """Task and key of all labels, also of those that are too few for a group."""
-    return frozenset(
-        (task, key) for task, rows in labels.items() for key in _by_key(session, task, rows)
-    )
+) -> dict[tuple[str, Key], frozenset[str]]:
+    """Task and key of all labels, also of those too few for a group, to the labels' identities."""
+    return {
+        (task, key): frozenset(map(label_identity, own))
+        for task, rows in labels.items()
+        for key, own in _by_key(session, task, rows).items()
+    }
+
+
+def label_identity(row: TrainingRow) -> str:
+    """Identity of a label, the same with whatever options it is asked."""
+    return digest(row.task, subject(row.task, row.query), row.answer)
 
 
 def _by_key(
@@ -177,17 +191,28 @@ def _parted(
 def _with_options(
     session: Session, task: str, rows: Sequence[TrainingRow], folds: IntArray
 ) -> list[TrainingRow]:
-    """Rows with the options that a language model is offered; of many those tier 0 ranks best."""
+    """Rows with the options that a language model is offered; of many those tier 0 ranks best.
+
+    The right one is always among those learned from. For labels set aside (fold 0) it may be
+    missing, as when statements ask.
+    """
     answers = {row.answer for row in rows if row.answer}
     queries = [with_all_options(task, row.query, answers) for row in rows]
     if any(len(query.domain or ()) > MOST_OPTIONS for query in queries):
         labels = [Demonstration(q, row.answer) for q, row in zip(queries, rows, strict=True)]
         said = held_out_tier0(session, task, labels, session.tables.find(queries), folds)
         queries = [
-            in_order_of(label.query, offered(task, label, answer, MOST_OPTIONS))
-            for label, answer in zip(labels, said, strict=True)
+            in_order_of(label.query, _short(task, label, answer, learned=bool(fold)))
+            for label, answer, fold in zip(labels, said, folds.tolist(), strict=True)
         ]
     return [replace(row, query=query) for row, query in zip(rows, queries, strict=True)]
+
+
+def _short(task: str, label: Demonstration, said: Answer | None, *, learned: bool) -> Query:
+    if learned:
+        return offered(task, label, said, MOST_OPTIONS)
+    ranking = [option for option, _ in said.ranking] if said is not None else []
+    return shortlisted(label.query, ranking, MOST_OPTIONS)
 
 
 def rows_by_group(

@@ -13,9 +13,10 @@ Paper: MELD §4.2 (initial experts, meta-paths), §4.3 (refinement); the router:
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -31,7 +32,7 @@ from meld_duckdb.records import digest
 from meld_duckdb.tasks import TASKS
 from meld_duckdb.train.aside import note_aside, parted_as_trained
 from meld_duckdb.train.asking import Asker
-from meld_duckdb.train.clearing import clear_half_saved, remove_former, remove_unreadable
+from meld_duckdb.train.clearing import clear_half_saved, put_aside_unreadable, remove_former
 from meld_duckdb.train.install import (
     file_digest,
     install_adapter,
@@ -67,7 +68,7 @@ class MixtureTraining:
         settings: Of all stages.
         notice: Called with a line now and then.
         others: Labels of tasks that are not trained now; their experts share the router.
-        keys: Task and key of all labels of the tasks that are, see `label_groups.label_keys`.
+        keys: Labels of the tasks that are, by task and key; see `label_groups.label_keys`.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class MixtureTraining:
         settings: MoeSettings,
         notice: Callable[[str], None],
         others: Sequence[LabelGroup] = (),
-        keys: Collection[tuple[str, Key]] = (),
+        keys: Mapping[tuple[str, Key], Collection[str]] = MappingProxyType({}),
     ) -> None:
         max_chars = session.settings.answer.max_record_chars
         self._settings = settings = as_asked(settings, session.mixture.settings, max_chars)
@@ -100,7 +101,7 @@ class MixtureTraining:
             TrainingError: No group can be trained.
         """
         clear_half_saved(self._folder)
-        remove_unreadable(self._session.workspace, self._folder, self._notice)
+        put_aside_unreadable(self._session.workspace, self._notice)
         self._pretrained = "pretrain" in names and self._settings.pretrain
         for task in shared_tasks(self._groups):
             if self._pretrained:

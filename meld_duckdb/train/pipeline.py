@@ -48,8 +48,6 @@ from meld_duckdb.train.stages import (
 from meld_duckdb.train.transform import TRANSFORMS, transform
 from meld_duckdb.workspace import adopted_adapter
 
-"""Raised whenever the stage could give another expert for the same inputs."""
-
 RETRIEVAL = ("annotate", "transform", "align", "encoder", "embed", "expert")
 """Stages of ``meld train --stages retrieval``, in order."""
 
@@ -332,9 +330,10 @@ class Pipeline:
     def _expert(self, labels: Mapping[str, list[TrainingRow]]) -> Iterator[Stage]:
         given = self._settings
         files = [_content(self._folder / f"rows-{name}.jsonl") for name in MADE]
+        made = self._made()
         for task, rows in labels.items():
             if may_have_expert(task, rows):
-                extra = [row for row in self._made() if row.task == task]
+                extra = [row for row in made if row.task == task]
                 read = (rows_digest(rows), *files)
                 yield expert_stage(
                     self._session, task, extra, given.expert, given.held_out, read, self._notice

@@ -15,7 +15,7 @@ import meld_duckdb
 from meld_duckdb.engine.adapters import files_digest, lora_config, write_adapter
 from meld_duckdb.errors import ArtefactMissing
 from meld_duckdb.features.stack import Stack
-from meld_duckdb.planner import cascade
+from meld_duckdb.planner import ask_engine, cascade, mixture
 from meld_duckdb.planner.adapter_card import CARD, AdapterCard
 from meld_duckdb.planner.expert_card import ANY, Key, expert_key
 from meld_duckdb.planner.gate import Gate, gate_json, gate_name
@@ -254,6 +254,22 @@ def test_experts_weighed_by_relevance_are_merged_for_each_weighting(
     first, second = backend.adapters
     assert first is not None and second is not None
     assert first.name != second.name
+
+
+def test_more_groups_than_are_merged_ahead(
+    workspace: Path, backend: ScriptedBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ask_engine, "MERGED_AHEAD", 1)
+    monkeypatch.setattr(mixture, "_MOST_MERGED", 2)
+    for kind in ("cameras", "wines", "tools", "boats"):
+        add_expert(workspace, kind, f"match | {kind} title")
+    kinds = "['cameras', 'wines', 'tools', 'boats']"
+    with meld_duckdb.connect(experts=1) as con:
+        found = con.execute(
+            f"""SELECT k, meld_match_detail({{'title': k}}, {{'title': k || ' x'}}, {{'tier': 't2'}})
+            FROM (SELECT unnest({kinds}) AS k)"""
+        ).fetchall()
+    assert {k: d["experts"] for k, d in found} == {k: [k] for k, _ in found} and len(found) == 4
 
 
 def test_as_many_labels_are_shown_as_in_training(workspace: Path, backend: ScriptedBackend) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -30,14 +31,18 @@ def trained_in(workspace: Workspace) -> Path:
     return workspace.path / "train" / "experts"
 
 
-def put(workspace: Workspace, task: str, key: Key, *, trained: bool = True) -> str:
-    """Install an expert and a gate; gives the name of the former."""
+def put(
+    workspace: Workspace, task: str, key: Key, *, trained: bool = True, aside: str = "a label"
+) -> str:
+    """Install an expert, which set a label aside, and a gate; gives the name of the former."""
     weights = trained_in(workspace) / group_name(task, key) / "0"
     if not trained:
         weights = workspace.path / "elsewhere" / task
     weights.mkdir(parents=True, exist_ok=True)
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         (weights / name).write_text(f"{task} {key}")
+    if trained:
+        (weights.parent / "aside.json").write_text(json.dumps([aside]))
     card = AdapterCard(
         id=group_name(task, key),
         task=task,
@@ -59,12 +64,12 @@ def names(workspace: Workspace) -> set[str]:
 def test_the_expert_of_former_rows_goes(workspace: Workspace) -> None:
     old, new = put(workspace, "match", OLD), put(workspace, "match", NEW)
     lines: list[str] = []
-    remove_former(workspace, trained_in(workspace), {("match", NEW)}, lines.append)
+    remove_former(workspace, trained_in(workspace), {("match", NEW): {"a label"}}, lines.append)
     assert names(workspace) == {new}
     assert [path.name for path in workspace.calibration_path.iterdir()] == [gate_name("match", NEW)]
     assert [folder.name for folder in trained_in(workspace).iterdir()] == [group_name("match", NEW)]
-    why = "is removed: no label of match belongs to its tables or columns as they are now"
-    assert lines == [f"the expert {old} {why}", f"the gate {gate_name('match', OLD)} {why}"]
+    why = "is removed: labels of match that it set aside have another expert by now"
+    assert lines == [f"the gate {gate_name('match', OLD)} {why}", f"the expert {old} {why}"]
 
 
 def test_what_has_labels_and_what_came_from_elsewhere_stays(workspace: Workspace) -> None:
@@ -73,18 +78,26 @@ def test_what_has_labels_and_what_came_from_elsewhere_stays(workspace: Workspace
         put(workspace, "match", ("few labels",)),
         put(workspace, "match", ("copied",), trained=False),
         put(workspace, "match", ANY, trained=False),
+        put(workspace, "match", ("held out",), aside="a label that is held out"),
         put(workspace, "impute", OLD),  # the task is not trained now
     }
-    keys = {("match", NEW), ("match", ("few labels",))}
+    keys = {("match", NEW): {"a label"}, ("match", ("few labels",)): {"another"}}
     lines: list[str] = []
     remove_former(workspace, trained_in(workspace), keys, lines.append)
     assert names(workspace) == kept and not lines
     assert len(list(workspace.calibration_path.iterdir())) == len(kept)
 
 
+def test_labels_that_are_too_few_for_a_new_expert_keep_the_old_one(workspace: Workspace) -> None:
+    kept = {put(workspace, "match", OLD), put(workspace, "match", ("of others",), aside="theirs")}
+    keys = {("match", NEW): {"a label"}, ("match", ("of others",)): {"theirs"}}
+    remove_former(workspace, trained_in(workspace), keys, print)
+    assert names(workspace) == kept
+
+
 def test_a_task_without_a_new_expert_keeps_its_old_one(workspace: Workspace) -> None:
     old = put(workspace, "match", OLD)
-    remove_former(workspace, trained_in(workspace), {("match", NEW)}, print)
+    remove_former(workspace, trained_in(workspace), {("match", NEW): {"a label"}}, print)
     assert names(workspace) == {old}
 
 
@@ -106,8 +119,8 @@ def test_a_killed_run_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(clearing, "remove_folder", killed)
         with pytest.raises(KeyboardInterrupt):
-            remove_former(workspace, trained_in(workspace), {("match", NEW)}, print)
-    remove_former(workspace, trained_in(workspace), {("match", NEW)}, print)
+            remove_former(workspace, trained_in(workspace), {("match", NEW): {"a label"}}, print)
+    remove_former(workspace, trained_in(workspace), {("match", NEW): {"a label"}}, print)
     assert names(workspace) == {new}
     assert len(list(workspace.calibration_path.iterdir())) == 1
     assert len(list(trained_in(workspace).iterdir())) == 1

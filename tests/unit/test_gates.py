@@ -197,11 +197,17 @@ def test_a_gate_of_another_model_or_of_other_experts_is_not_used(
 
 def test_a_language_model_that_is_not_there_is_not_asked_for(tmp_path: Path) -> None:
     _write(tmp_path)
+    models: list[str] = []
 
-    def missing() -> str:
-        raise ArtefactMissing("no model")
+    def model() -> str:
+        if not models:
+            raise ArtefactMissing("no model")
+        return models[0]
 
-    assert not Gates(tmp_path, missing, lambda task: "e", print).of("match")
+    gates = Gates(tmp_path, model, lambda task: "e", print)
+    assert not gates.of("match")
+    models.append("m")  # pulled meanwhile
+    assert gates.of("match")
 
 
 def test_no_directory_is_no_gate(tmp_path: Path) -> None:

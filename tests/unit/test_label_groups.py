@@ -12,13 +12,17 @@ import pytest
 import meld_duckdb
 from meld_duckdb.planner import loaded
 from meld_duckdb.planner.session import Session
+from meld_duckdb.records import make_record
 from meld_duckdb.service import LocalService
 from meld_duckdb.settings import resolve
 from meld_duckdb.tasks import TASKS
+from meld_duckdb.tasks.base import Answer, Demonstration, Query
 from meld_duckdb.tasks.letters import MOST_OPTIONS
 from meld_duckdb.train import expert
+from meld_duckdb.train import label_groups as label_groups_module
+from meld_duckdb.train.aside import note_aside, parted_as_trained
 from meld_duckdb.train.gates import opinions_before
-from meld_duckdb.train.label_groups import LabelGroup, label_groups
+from meld_duckdb.train.label_groups import LabelGroup, label_groups, label_identity
 from meld_duckdb.train.rows import TrainingRow
 from tests.scripted import HashingEncoder
 
@@ -97,9 +101,8 @@ def test_of_many_types_those_that_can_be_listed_are_offered(
 ) -> None:
     learn_types(con, types=40, labels=80)
     [group] = grouped(open_session(), "annotate_column")
-    for row in rows_of(group):
-        assert len(row.query.domain or ()) == MOST_OPTIONS
-        assert row.answer in (row.query.domain or ())
+    assert all(len(row.query.domain or ()) == MOST_OPTIONS for row in rows_of(group))
+    assert all(row.answer in (row.query.domain or ()) for row in group.learn)
     first = sum((row.query.domain or ())[0] == row.answer for row in rows_of(group))
     assert first < 20  # they are not listed best first
 
@@ -109,8 +112,32 @@ def test_of_many_candidates_records_go_with_their_options(con: duckdb.DuckDBPyCo
     [group] = grouped(open_session(), "link_entity")
     for row in rows_of(group):
         ids = [str(record.fields["id"]) for record in row.query.records[1:]]
-        assert len(ids) == MOST_OPTIONS and row.answer in ids
+        assert len(ids) == MOST_OPTIONS and (row.answer in ids or row in group.dev)
         assert row.query.domain == tuple(ids) and ids == sorted(ids, key=lambda q: int(q[1:]))
+
+
+def test_the_right_option_is_given_to_those_who_learn_not_to_those_who_are_judged() -> None:
+    options = tuple(f"type {i}" for i in range(40))
+    query = Query((make_record({"values": "x"}),), domain=options)
+    said = Answer("type 0", 0.9, 0, ranking=tuple((option, 0.1) for option in options))
+    label = Demonstration(query, "type 39")
+    for learned in (True, False):
+        short = label_groups_module._short("annotate_column", label, said, learned=learned)
+        assert len(short.domain or ()) == MOST_OPTIONS
+        assert ("type 39" in (short.domain or ())) == learned
+
+
+def test_labels_stay_aside_when_another_option_is_learned(
+    con: duckdb.DuckDBPyConnection, tmp_path: Path
+) -> None:
+    learn_types(con, types=4, labels=24)
+    [group] = grouped(open_session(), "annotate_column")
+    note_aside(tmp_path, group)
+    con.execute("SELECT meld_learn('annotate_column', {'values': ['new']}, 'new type')").fetchall()
+    [more] = grouped(open_session(), "annotate_column")
+    kept = parted_as_trained(tmp_path, more)
+    assert {label_identity(r) for r in kept.dev} == {label_identity(r) for r in group.dev}
+    assert len(kept.dev) == 8 and len(kept.learn) == 17
 
 
 def test_no_label_is_judged_by_itself(

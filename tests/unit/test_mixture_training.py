@@ -23,6 +23,7 @@ from meld_duckdb.service import LocalService
 from meld_duckdb.settings import resolve
 from meld_duckdb.tasks.base import Query
 from meld_duckdb.train import mixture, routing
+from meld_duckdb.train.clearing import adapter_folders
 from meld_duckdb.train.held_out import hold_out
 from meld_duckdb.train.install import install_adapter
 from meld_duckdb.train.label_groups import LabelGroup
@@ -413,7 +414,7 @@ def test_training_replaces_what_is_damaged_or_of_another_version(
 ) -> None:
     workspace = open_session().workspace
     train(open_session())
-    first, second = sorted(f for f in workspace.adapters_path.iterdir() if f.name != "merged")
+    first, second = adapter_folders(workspace.adapters_path)
     gate = min(workspace.calibration_path.glob("match-*.json"))
     whole = gate.read_text()
     (first / "expert.json").write_text('{"format": "meld-adapter/0"}')
@@ -428,7 +429,7 @@ def test_training_replaces_what_is_damaged_or_of_another_version(
 
     lines: list[str] = []
     done = {f.name: f for f in train(fresh_session(), lines)}
-    told = [line for line in lines if " is removed" in line]
+    told = [line for line in lines if " is put aside in " in line]
     assert [line.partition(" ")[0] for line in told] == [
         first.name,
         second.name,
@@ -440,6 +441,8 @@ def test_training_replaces_what_is_damaged_or_of_another_version(
     assert ran == ["refine", "refine", "router", "gate"]
     assert len(fresh_session().mixture.own) == 2
     assert gate.read_text() == whole
+    kept = {f.name for f in (workspace.adapters_path / "_unreadable").iterdir()}
+    assert kept == {first.name, second.name, "router"}
 
 
 def test_training_one_task_fits_the_router_to_the_outcomes_of_all(
@@ -495,7 +498,7 @@ def test_the_expert_of_the_former_rows_of_a_table_goes(labelled: duckdb.DuckDBPy
     after = set(session.mixture.own)
     assert len(before) == len(after) == 2
     [gone] = before - after
-    assert f"the expert {gone} is removed: no label of match belongs to its tables or columns" in (
+    assert f"the expert {gone} is removed: labels of match that it set aside have another" in (
         "\n".join(lines)
     )
     assert len(list(session.workspace.calibration_path.glob("*.json"))) == 2
