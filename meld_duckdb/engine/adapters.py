@@ -61,7 +61,7 @@ _EXPECTED: Mapping[str, tuple[Any, ...]] = {
 
 Array = npt.NDArray[Any]
 
-AGAIN = "train or merge it again on this model, or remove its directory"
+AGAIN = "train it again on this model: meld train --stages experts; or remove its directory"
 """The hint for an adapter that cannot be used."""
 
 
