@@ -253,7 +253,7 @@ class Mixture:
 
     def _read_starter(self, folder: FilePath) -> dict[str, AdapterCard]:
         found: dict[str, AdapterCard] = {}
-        for name in _names(folder):
+        for name in adapter_names(folder):
             try:
                 card = read_adapter_card(folder / name)
             except ArtefactError as error:  # it does not take the workspace's own with it
@@ -265,7 +265,7 @@ class Mixture:
 
     def _read_own(self) -> dict[str, AdapterCard]:
         found: dict[str, AdapterCard] = {}
-        for name in _names(self._folder):
+        for name in adapter_names(self._folder):
             card = read_adapter_card(self._folder / name)
             if card.model_digest != self._model_digest():
                 self._tell(
@@ -282,7 +282,7 @@ class Mixture:
             self._notice(line)
 
 
-def _names(folder: FilePath) -> list[str]:
+def adapter_names(folder: FilePath) -> list[str]:
     """Names of the adapters in a directory, in order; none where there is no directory."""
     if not folder.is_dir():
         return []

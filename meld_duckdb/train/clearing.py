@@ -11,7 +11,7 @@ from meld_duckdb.errors import ArtefactError
 from meld_duckdb.planner.adapter_card import read_adapter_card
 from meld_duckdb.planner.expert_card import Key
 from meld_duckdb.planner.gate import read_gate
-from meld_duckdb.planner.mixture import MERGED
+from meld_duckdb.planner.mixture import adapter_names
 from meld_duckdb.planner.router import read_router
 from meld_duckdb.train.aside import noted_aside
 from meld_duckdb.train.install import remove_folder
@@ -115,12 +115,8 @@ def remove_former(
 
 def adapter_folders(adapters: Path) -> Iterator[Path]:
     """Directories of the experts among those of the adapters, in order; they need not be there."""
-    if adapters.is_dir():
-        yield from sorted(
-            folder
-            for folder in adapters.iterdir()
-            if folder.is_dir() and folder.name[0] not in "._" and folder.name != MERGED
-        )
+    for name in adapter_names(adapters):
+        yield adapters / name
 
 
 def _put_aside(path: Path, place: Path, error: ArtefactError, notice: Notice) -> None:

@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from meld_duckdb.planner.expert_card import Key, expert_key
-from meld_duckdb.planner.experts import shortlisted
 from meld_duckdb.planner.session import Session
 from meld_duckdb.records import digest, plain_text
 from meld_duckdb.tasks import TASKS
-from meld_duckdb.tasks.base import Answer, Demonstration, Query
+from meld_duckdb.tasks.base import Demonstration
 from meld_duckdb.tasks.letters import MOST_OPTIONS
 from meld_duckdb.train.expert import held_out_tier0
 from meld_duckdb.train.folds import draw_folds, groups_of
@@ -202,17 +201,12 @@ def _with_options(
         labels = [Demonstration(q, row.answer) for q, row in zip(queries, rows, strict=True)]
         said = held_out_tier0(session, task, labels, session.tables.find(queries), folds)
         queries = [
-            in_order_of(label.query, _short(task, label, answer, learned=bool(fold)))
+            in_order_of(
+                label.query, offered(task, label, answer, MOST_OPTIONS, with_answer=bool(fold))
+            )
             for label, answer, fold in zip(labels, said, folds.tolist(), strict=True)
         ]
     return [replace(row, query=query) for row, query in zip(rows, queries, strict=True)]
-
-
-def _short(task: str, label: Demonstration, said: Answer | None, *, learned: bool) -> Query:
-    if learned:
-        return offered(task, label, said, MOST_OPTIONS)
-    ranking = [option for option, _ in said.ranking] if said is not None else []
-    return shortlisted(label.query, ranking, MOST_OPTIONS)
 
 
 def rows_by_group(

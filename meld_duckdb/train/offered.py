@@ -14,7 +14,9 @@ WITH_OPTIONS = frozenset({"annotate_column", "extract_relation", "link_entity"})
 """Tasks that no statement asks without options."""
 
 
-def offered(task: str, label: Demonstration, said: Answer | None, most: int) -> Query:
+def offered(
+    task: str, label: Demonstration, said: Answer | None, most: int, *, with_answer: bool = True
+) -> Query:
     """The question of a label with the options that tier 0 ranks best, the right one among them.
 
     Args:
@@ -22,13 +24,14 @@ def offered(task: str, label: Demonstration, said: Answer | None, most: int) -> 
         label: The label, with or without options.
         said: What tier 0 says of it; the first options are taken where it says nothing.
         most: Options at most.
+        with_answer: False to leave the right one out where tier 0 does, as statements do.
     """
     query = label.query
     if task == "link_entity" and query.domain is None:
         query = replace(query, domain=_candidates(query))
     ranking = [option for option, _ in said.ranking] if said is not None else []
     short = shortlisted(query, ranking, most)
-    if short.domain is None or label.answer in short.domain:
+    if not with_answer or short.domain is None or label.answer in short.domain:
         return short
     if query.domain is not None and label.answer not in query.domain:
         return short

@@ -19,10 +19,10 @@ from meld_duckdb.tasks import TASKS
 from meld_duckdb.tasks.base import Answer, Demonstration, Query
 from meld_duckdb.tasks.letters import MOST_OPTIONS
 from meld_duckdb.train import expert
-from meld_duckdb.train import label_groups as label_groups_module
 from meld_duckdb.train.aside import note_aside, parted_as_trained
 from meld_duckdb.train.gates import opinions_before
 from meld_duckdb.train.label_groups import LabelGroup, label_groups, label_identity
+from meld_duckdb.train.offered import offered
 from meld_duckdb.train.rows import TrainingRow
 from tests.scripted import HashingEncoder
 
@@ -122,7 +122,7 @@ def test_the_right_option_is_given_to_those_who_learn_not_to_those_who_are_judge
     said = Answer("type 0", 0.9, 0, ranking=tuple((option, 0.1) for option in options))
     label = Demonstration(query, "type 39")
     for learned in (True, False):
-        short = label_groups_module._short("annotate_column", label, said, learned=learned)
+        short = offered("annotate_column", label, said, MOST_OPTIONS, with_answer=learned)
         assert len(short.domain or ()) == MOST_OPTIONS
         assert ("type 39" in (short.domain or ())) == learned
 
